@@ -1,0 +1,4 @@
+//! preheat makes every cold start warm.
+pub mod base;
+pub mod digest;
+pub mod model;

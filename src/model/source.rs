@@ -1,0 +1,187 @@
+//! The one narrow port through which bytes arrive from elsewhere. Origins implement it, and so do peers, which is why it
+//! stands on this floor and not beside either.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use super::{FilePath, Manifest, OriginId, Reference, Revision};
+use crate::base::ErrorKind;
+use crate::digest::{Declared, Hash};
+
+/// What pins the version of an object during its transfer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Validator {
+    /// Names exactly these bytes: version id, generation, strong ETag, or inode, size and nanosecond times of a local file.
+    Strong(String),
+    /// Changes when the bytes do, as a rule: `Last-Modified`, a weak ETag.
+    Weak(String),
+    /// The origin gives nothing. Such a transfer is never resumed by another process.
+    None,
+}
+
+/// One file as planning found it at its source.
+#[derive(Clone, Debug)]
+pub struct RemoteFile {
+    /// Its place in the model.
+    pub path: FilePath,
+    /// Exact size in bytes.
+    pub size: u64,
+    /// Its place at the source: key, URL or path. Opaque to everybody but the source; stable between plannings.
+    pub locator: String,
+    /// What pins it.
+    pub validator: Validator,
+    /// Digests of the whole object that the source declares. Empty: none.
+    pub declared: Vec<Declared>,
+    /// The BLAKE3 root, where a manifest at the source names it.
+    pub blake3: Option<Hash>,
+}
+
+/// A reference resolved at its origin, before any body byte moves.
+#[derive(Clone, Debug)]
+pub struct Resolution {
+    /// Who was asked.
+    pub origin: OriginId,
+    /// What the reference stands for now. `None` where only the finished manifest can tell (no strong validators).
+    pub revision: Option<Revision>,
+    /// The files that the selection leaves, sorted by path, none twice.
+    pub files: Vec<RemoteFile>,
+    /// The manifest that the origin itself publishes, cut down to `files`; its digests are then binding.
+    pub manifest: Option<Manifest>,
+}
+
+/// A body that has begun to arrive.
+pub struct RangeBody {
+    /// First byte that `stream` yields. Equal to the asked start, or 0 if the source ignores ranges.
+    pub start: u64,
+    /// The bytes, in order. Ends early only with an error; never yields more than was asked from `start` on.
+    pub stream: BoxStream<'static, Result<Bytes, SourceError>>,
+}
+
+/// Whatever can go wrong between us and a source.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Object, bucket, repository or directory does not exist.
+    #[error("{what} does not exist")]
+    NotFound {
+        /// The thing asked for, safe to log.
+        what: String,
+    },
+    /// Credentials are missing, wrong or insufficient.
+    #[error("access to {what} is denied: {detail}")]
+    Denied {
+        /// The thing asked for, safe to log.
+        what: String,
+        /// What the source said, or what to set.
+        detail: String,
+    },
+    /// The object is no longer the version that was planned.
+    #[error("{what} changed at its origin during the transfer")]
+    Changed {
+        /// The object.
+        what: String,
+    },
+    /// Asked to slow down.
+    #[error("{what} asks to slow down")]
+    RateLimited {
+        /// Host or object.
+        what: String,
+        /// How long it asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// Connection, 5xx, a body that broke off.
+    #[error("{what} is unavailable: {detail}")]
+    Unavailable {
+        /// Host or object.
+        what: String,
+        /// What happened.
+        detail: String,
+    },
+    /// No byte, or too few, for too long.
+    #[error("{what} sent nothing for {after:?}")]
+    Stalled {
+        /// Host or object.
+        what: String,
+        /// The limit that passed.
+        after: Duration,
+    },
+    /// The source contradicts itself or the protocol: wrong length, wrong range, unparsable listing.
+    #[error("{what} answers wrongly: {detail}")]
+    Protocol {
+        /// Host or object.
+        what: String,
+        /// The contradiction.
+        detail: String,
+    },
+    /// The reference cannot be served by this kind of source, or breaks a stated limit.
+    #[error("{detail}")]
+    Invalid {
+        /// What is wrong and what to do instead.
+        detail: String,
+    },
+}
+
+/// Anything that yields ranges of objects.
+#[async_trait]
+pub trait RangeSource: Send + Sync + std::fmt::Debug {
+    /// Opens `range` of `file` at the version that planning pinned. The implementation checks status, Content-Range,
+    /// length and validator, and answers [`SourceError::Changed`] rather than bytes of another version.
+    async fn open(&self, file: &RemoteFile, range: Range<u64>) -> Result<RangeBody, SourceError>;
+}
+
+/// A place where references are resolved.
+#[async_trait]
+pub trait Origin: RangeSource {
+    /// Lists, selects, pins. Moves no body bytes except small index files.
+    async fn resolve(&self, reference: &Reference) -> Result<Resolution, SourceError>;
+}
+
+// === impl Validator ===
+
+impl Validator {
+    /// Text for keys and records: `s:` strong, `w:` weak, `-` none.
+    #[must_use]
+    pub fn as_key(&self) -> String {
+        match self {
+            Self::Strong(text) => format!("s:{text}"),
+            Self::Weak(text) => format!("w:{text}"),
+            Self::None => "-".to_owned(),
+        }
+    }
+}
+
+// === impl RangeBody ===
+
+impl std::fmt::Debug for RangeBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RangeBody").field("start", &self.start).finish_non_exhaustive()
+    }
+}
+
+// === impl SourceError ===
+
+impl SourceError {
+    /// What it means to whoever has to act.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::Denied { .. } => ErrorKind::Denied,
+            Self::Changed { .. } => ErrorKind::Conflict,
+            Self::RateLimited { .. } => ErrorKind::Busy,
+            // A lying body may be a passing fault of a proxy: worth the same bounded retries as a broken one.
+            Self::Unavailable { .. } | Self::Protocol { .. } => ErrorKind::Unavailable,
+            Self::Stalled { .. } => ErrorKind::Timeout,
+            Self::Invalid { .. } => ErrorKind::Invalid,
+        }
+    }
+
+    /// How long the source asked to wait, if it did.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        if let Self::RateLimited { retry_after, .. } = self { *retry_after } else { None }
+    }
+}
