@@ -109,8 +109,7 @@ impl FromStr for Span {
         while !rest.is_empty() {
             let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
             let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
-            let number: f64 =
-                rest[..digits].parse().map_err(|_| UnitError::Number(text.to_owned(), "30s"))?;
+            let number: f64 = rest[..digits].parse().map_err(|_| UnitError::Number(text.to_owned(), "30s"))?;
             seconds += number
                 * match &rest[digits..unit_end] {
                     "ms" => 1e-3,
@@ -216,7 +215,8 @@ mod tests {
 
     #[test]
     fn sizes_read_as_written() {
-        for (text, bytes) in [("2GiB", 2 * GIB), ("1.5 MiB", 3 * MIB / 2), ("10MB", 10_000_000), ("42", 42), ("0B", 0)] {
+        for (text, bytes) in [("2GiB", 2 * GIB), ("1.5 MiB", 3 * MIB / 2), ("10MB", 10_000_000), ("42", 42), ("0B", 0)]
+        {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
         for bad in ["", "GiB", "1.2.3MB", "5 parsecs", "-1", "99999999999TiB"] {

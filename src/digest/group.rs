@@ -41,12 +41,7 @@ pub fn group_cv(size: u64, index: u64, bytes: &[u8]) -> GroupCv {
     if group_count(size) == 1 {
         return GroupCv(*blake3::hash(bytes).as_bytes());
     }
-    GroupCv(
-        blake3::Hasher::new()
-            .set_input_offset(index * GROUP_BYTES)
-            .update(bytes)
-            .finalize_non_root(),
-    )
+    GroupCv(blake3::Hasher::new().set_input_offset(index * GROUP_BYTES).update(bytes).finalize_non_root())
 }
 
 /// The root that a complete list of chaining values merges to; `None` for an empty list, which no blob has.

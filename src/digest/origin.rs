@@ -103,4 +103,3 @@ impl fmt::Display for Declared {
         write!(f, "{name}:{}", self.hex)
     }
 }
-

@@ -80,12 +80,10 @@ impl ModelId {
     /// The id of `revision` of what `selection` chooses at `origin`, for `tenant`.
     #[must_use]
     pub fn new(tenant: &Tenant, origin: &OriginId, selection: &Selection, revision: &Revision) -> Self {
-        let digest = keyed("preheat model 1", &[
-            tenant.as_str(),
-            origin.as_str(),
-            &selection.canonical(),
-            &revision.to_string(),
-        ]);
+        let digest = keyed(
+            "preheat model 1",
+            &[tenant.as_str(), origin.as_str(), &selection.canonical(), &revision.to_string()],
+        );
         let mut id = slug(origin.last_segment(), selection.subfolder.as_ref().map(|p| p.as_str()));
         id.push('-');
         id.push_str(&digest.to_string()[..32]);
@@ -181,9 +179,13 @@ fn slug(name: &str, subfolder: Option<&str>) -> String {
         if !slug.is_empty() {
             slug.push('-');
         }
-        slug.extend(part.chars().take(30).map(|c| {
-            if c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_') { c } else { '_' }
-        }));
+        slug.extend(
+            part.chars().take(30).map(
+                |c| {
+                    if c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_') { c } else { '_' }
+                },
+            ),
+        );
     }
     let trimmed = slug.trim_start_matches(['.', '-']);
     if trimmed.is_empty() { "model".to_owned() } else { trimmed.to_owned() }

@@ -118,8 +118,20 @@ mod tests {
     #[test]
     fn hostile_paths_are_refused() {
         for bad in [
-            "", "/etc/passwd", "..", "a/../b", "a//b", "./a", "a/.", "a\0b", "a\nb", "a\\b", "a/",
-            &"x".repeat(256), &"a/".repeat(40), &format!("{}b", "abcdefgh/".repeat(30)).repeat(4),
+            "",
+            "/etc/passwd",
+            "..",
+            "a/../b",
+            "a//b",
+            "./a",
+            "a/.",
+            "a\0b",
+            "a\nb",
+            "a\\b",
+            "a/",
+            &"x".repeat(256),
+            &"a/".repeat(40),
+            &format!("{}b", "abcdefgh/".repeat(30)).repeat(4),
         ] {
             assert!(FilePath::new(bad).is_err(), "{bad:?}");
         }
