@@ -2,3 +2,4 @@
 pub mod base;
 pub mod digest;
 pub mod model;
+pub mod store;

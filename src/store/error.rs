@@ -1,0 +1,107 @@
+//! What can go wrong at rest.
+
+use std::path::PathBuf;
+
+use super::Holder;
+use crate::base::ErrorKind;
+use crate::digest::Hash;
+
+/// Errors of the store port.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process writes to this root.
+    #[error("{root} is in use by `preheat {}` (pid {}): use its daemon, wait, or choose another --root", holder.role, holder.pid)]
+    Locked {
+        /// The root.
+        root: PathBuf,
+        /// Who holds it.
+        holder: Holder,
+    },
+    /// Written by a newer preheat.
+    #[error("{root} has store format {found}, this preheat reads {known}: upgrade preheat or choose another --root")]
+    NewerFormat {
+        /// The root.
+        root: PathBuf,
+        /// What FORMAT says.
+        found: u32,
+        /// What this build reads.
+        known: u32,
+    },
+    /// The directory exists and is not a store.
+    #[error("{root} is not empty and not a preheat store: choose another --root")]
+    NotAStore {
+        /// The root.
+        root: PathBuf,
+    },
+    /// No room, and nothing more that may go.
+    #[error("no space for {needed} bytes: {detail}")]
+    NoSpace {
+        /// Bytes asked for.
+        needed: u64,
+        /// What is held by whom, and what to do.
+        detail: String,
+    },
+    /// Bytes on disk, or arrived bytes, are not what their name says.
+    #[error("{what} is corrupt: {detail}")]
+    Corrupt {
+        /// File or blob.
+        what: String,
+        /// How it differs.
+        detail: String,
+    },
+    /// The blob or model is not here.
+    #[error("{what} is not in the store")]
+    Missing {
+        /// Blob or model.
+        what: String,
+    },
+    /// The model is pinned, leased or in use.
+    #[error("{what} is kept: {why}")]
+    Kept {
+        /// Model.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// A sync failed, or the disk answers EIO or EROFS: writing has stopped until the daemon is restarted.
+    #[error("the store has stopped writing: {detail}")]
+    Halted {
+        /// The first failure.
+        detail: String,
+    },
+    /// A system call failed.
+    #[error("{action} {path}: {source}")]
+    Io {
+        /// Present-tense verb and object, e.g. "write journal".
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// The caller broke the protocol (wrong group length, incomplete blob).
+    #[error("{detail}")]
+    Misuse {
+        /// What was wrong.
+        detail: String,
+        /// The blob, if known.
+        blob: Option<Hash>,
+    },
+}
+
+impl StoreError {
+    /// What it means to whoever has to act.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Locked { .. } | Self::Kept { .. } => ErrorKind::Busy,
+            Self::NewerFormat { .. } | Self::NotAStore { .. } => ErrorKind::Invalid,
+            Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Missing { .. } => ErrorKind::NotFound,
+            Self::Halted { .. } => ErrorKind::Unavailable,
+            Self::Io { source, .. } => ErrorKind::of_io(source),
+            Self::Misuse { .. } => ErrorKind::Internal,
+        }
+    }
+}
