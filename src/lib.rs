@@ -80,6 +80,9 @@
 
 pub mod base;
 pub mod digest;
+#[allow(unsafe_code, reason = "system calls; every block is argued")]
+pub mod sys;
+pub mod telemetry;
 
 pub mod model;
 

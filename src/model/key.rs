@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OriginId, Revision, Selection};
+use super::{FilePath, OriginId, Revision, Selection};
 use crate::digest::Hash;
 
 /// Whose content it is. One tenant exists until access control arrives; the level is in every path and key already.
@@ -84,7 +84,7 @@ impl ModelId {
             "preheat model 1",
             &[tenant.as_str(), origin.as_str(), &selection.canonical(), &revision.to_string()],
         );
-        let mut id = slug(origin.last_segment(), selection.subfolder.as_ref().map(|p| p.as_str()));
+        let mut id = slug(origin.last_segment(), selection.subfolder.as_ref().map(FilePath::as_str));
         id.push('-');
         id.push_str(&digest.to_string()[..32]);
         Self(id)

@@ -6,13 +6,12 @@ mod options;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use error::StoreError;
 pub use options::{Capacity, Options};
 
 use crate::digest::{Declared, GroupCv, Hash, Verified};
-use crate::model::{FilePath, FlightKey, Manifest, ModelId, ModelRecord, Tenant};
+use crate::model::{FlightKey, Manifest, ModelId, ModelRecord, Tenant};
 
 /// Who holds the lock of a root; written into `lock` for the next to read.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -426,6 +425,3 @@ pub struct Verification {
     /// What is wrong.
     pub faults: Vec<Fault>,
 }
-
-#[expect(unused, reason = "named by documentation of the skeleton")]
-fn _anchors(_: FilePath, _: Duration) {}

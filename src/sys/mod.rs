@@ -1,0 +1,13 @@
+//! The kernel, and the only `unsafe`. Everything here blocks; async code reaches it through [`hands`].
+
+pub mod buffer;
+pub mod copy;
+pub mod durable;
+pub mod hands;
+pub mod host;
+pub mod in_use;
+pub mod mutant;
+pub mod peer;
+pub mod read_write;
+pub mod residency;
+pub mod space;
