@@ -39,6 +39,7 @@ impl Hands {
     /// # Errors
     /// When the system refuses a thread.
     pub fn new(name: &str, threads: usize, queue: usize) -> std::io::Result<Self> {
+        #[expect(clippy::disallowed_methods, reason = "the permits of `room` bound it")]
         let (sender, receiver) = std::sync::mpsc::channel::<Work>();
         let receiver = Arc::new(std::sync::Mutex::new(receiver));
         let mut started = Vec::with_capacity(threads);
@@ -111,7 +112,7 @@ mod tests {
     async fn work_whose_caller_went_away_is_finished() {
         let done = Arc::new(AtomicUsize::new(0));
         let hands = Hands::new("test", 1, 4).unwrap();
-        let (start, started) = std::sync::mpsc::channel::<()>();
+        let (start, started) = std::sync::mpsc::sync_channel::<()>(1);
         let counted = Arc::clone(&done);
         let call = hands.run(move || {
             let _ = started.recv();
