@@ -7,10 +7,11 @@ mod path;
 mod reference;
 mod select;
 pub mod source;
+pub mod tensor;
 
 pub use facts::{FileFacts, ModelRecord, OriginFacts};
 pub use key::{FlightKey, ModelId, Tenant};
-pub use manifest::{Kind, Manifest, ManifestEntry, ManifestError};
+pub use manifest::{DOCUMENT_LIMIT, Kind, Manifest, ManifestEntry, ManifestError, TensorDigest};
 pub use path::{FilePath, PathError};
-pub use reference::{OriginId, Reference, ReferenceError, Revision, Scheme, Selection};
-pub use select::{SelectError, Selected, select};
+pub use reference::{OriginId, Reference, ReferenceError, Revision, RevisionError, Scheme, Selection};
+pub use select::{INDEX_LIMIT, IndexError, SelectError, Selected, check_globs, index_shards, select};

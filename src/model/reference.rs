@@ -1,9 +1,22 @@
 //! References: what a person types, and what it is reduced to.
 //!
 //! ```text
-//! reference = scheme "://" place ["@" revision] ["/" subfolder] ["?" query]
-//! query     = ("include=" | "exclude=") glob *("&" ...)
+//! reference = scheme "://" place [ "@" revision ] [ "/" subfolder ] [ "?" query ]
+//! scheme    = "file" | "http" | "https" | "s3"
+//! place     = "/" absolute-path                  for file
+//!           | host [ ":" port ] "/" path         for http and https
+//!           | bucket [ "/" key-prefix ]          for s3
+//! revision  = "listing:" 64 hex | "manifest:" 64 hex
+//! query     = ( "include=" glob | "exclude=" glob ) *( "&" ... )
 //! ```
+//!
+//! Everything is percent-decoded once, after it has been cut; `+` is a plus. The revision begins at the last `@` of the path,
+//! so an `@` in a name is written `%40`. The subfolder is the part of the model that is wanted: paths in the tree are relative
+//! to it. There is no userinfo (a credential in a reference ends up in logs) and no other query (a presigned URL is a
+//! credential too). These three schemes have no commits, so only the digests that `preheat` itself prints are revisions.
+//!
+//! A URL library was turned down for cutting: it normalises `..` away before anybody can refuse it, and has no place for a
+//! revision in the middle of a path.
 
 use std::fmt;
 use std::str::FromStr;
@@ -94,7 +107,46 @@ pub enum ReferenceError {
     },
 }
 
+/// Longest reference.
+const LENGTH_LIMIT: usize = 4096;
+
+/// Most globs in one reference.
+const GLOB_LIMIT: usize = 64;
+
+// === impl Scheme ===
+
+impl Scheme {
+    /// As written before `://`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::S3 => "s3",
+        }
+    }
+}
+
+// === impl OriginId ===
+
 impl OriginId {
+    /// The origin of a reference. `s3_endpoint` is the endpoint in force for S3, `None` for AWS itself.
+    #[must_use]
+    pub fn of(reference: &Reference, s3_endpoint: Option<&str>) -> Self {
+        let Reference { scheme, authority, place, .. } = reference;
+        let mut text = match scheme {
+            Scheme::File => "file://".to_owned(),
+            Scheme::Http | Scheme::Https => format!("{}://{authority}", scheme.as_str()),
+            Scheme::S3 => format!("s3+{}/{authority}", s3_endpoint.map_or("aws", |url| url.trim_end_matches('/'))),
+        };
+        if !place.is_empty() {
+            text.push('/');
+            text.push_str(place);
+        }
+        Self(text)
+    }
+
     /// The canonical text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -114,11 +166,58 @@ impl OriginId {
     }
 }
 
+impl fmt::Display for OriginId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl Selection ===
+
 impl Selection {
-    /// Canonical text for keys.
+    /// Canonical text for keys: one line a part, in fixed order.
     #[must_use]
     pub fn canonical(&self) -> String {
-        todo!("written next")
+        let mut text = String::new();
+        if let Some(subfolder) = &self.subfolder {
+            text.push_str(&format!("subfolder {subfolder}\n"));
+        }
+        for (word, globs) in [("include", &self.include), ("exclude", &self.exclude)] {
+            for glob in globs {
+                text.push_str(&format!("{word} {glob}\n"));
+            }
+        }
+        text
+    }
+
+    /// The path inside the tree of a file of the origin: relative to the subfolder; `None` if it lies outside.
+    #[must_use]
+    pub fn strip(&self, path: &FilePath) -> Option<FilePath> {
+        let Some(subfolder) = &self.subfolder else { return Some(path.clone()) };
+        let rest = path.as_str().strip_prefix(subfolder.as_str())?.strip_prefix('/')?;
+        FilePath::new(rest).ok()
+    }
+}
+
+// === impl Revision ===
+
+/// The text is none of the forms of a [`Revision`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a revision: 40 hex digits, `listing:` or `manifest:` and 64 hex digits")]
+pub struct RevisionError(String);
+
+impl Revision {
+    /// The revision of a listing: BLAKE3 over the domain line and, for each file sorted by path, path, size and strong
+    /// validator, each followed by NUL.
+    #[must_use]
+    pub fn listing<'a>(files: impl IntoIterator<Item = (&'a FilePath, u64, &'a str)>) -> Self {
+        let mut files: Vec<_> = files.into_iter().collect();
+        files.sort_by(|one, other| one.0.cmp(other.0));
+        let mut text = String::from("preheat listing 1\n");
+        for (path, size, validator) in files {
+            text.push_str(&format!("{path}\0{size}\0{validator}\0"));
+        }
+        Self::Listing(Hash::of(text.as_bytes()))
     }
 }
 
@@ -133,10 +232,18 @@ impl fmt::Display for Revision {
 }
 
 impl TryFrom<String> for Revision {
-    type Error = String;
+    type Error = RevisionError;
 
-    fn try_from(_text: String) -> Result<Self, String> {
-        todo!("written next")
+    fn try_from(text: String) -> Result<Self, RevisionError> {
+        let wrong = || RevisionError(text.chars().take(100).collect());
+        if let Some(hash) = text.strip_prefix("listing:") {
+            return hash.parse().map(Self::Listing).map_err(|_| wrong());
+        }
+        if let Some(hash) = text.strip_prefix("manifest:") {
+            return hash.parse().map(Self::Manifest).map_err(|_| wrong());
+        }
+        let is_commit = text.len() == 40 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if is_commit { Ok(Self::Commit(text)) } else { Err(wrong()) }
     }
 }
 
@@ -146,10 +253,316 @@ impl From<Revision> for String {
     }
 }
 
+// === impl Reference ===
+
+impl Reference {
+    /// The immutable revision that the reference names, if it names one.
+    #[must_use]
+    pub fn pinned(&self) -> Option<Revision> {
+        Revision::try_from(self.revision.clone()?).ok()
+    }
+
+    /// The same place without revision, subfolder and query, as typed: what an allow-list compares with.
+    #[must_use]
+    pub fn base(&self) -> String {
+        let place = encode(&self.place, "/");
+        let slash = if place.is_empty() && self.scheme != Scheme::File { "" } else { "/" };
+        format!("{}://{}{slash}{place}", self.scheme.as_str(), self.authority)
+    }
+}
+
+impl fmt::Display for Reference {
+    /// The canonical form; reading it gives the same reference.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.base())?;
+        if let Some(revision) = &self.revision {
+            write!(f, "@{}", encode(revision, ":"))?;
+        }
+        if let Some(subfolder) = &self.selection.subfolder {
+            // Without a revision the subfolder would read as part of the place: an empty revision keeps them apart.
+            let apart = if self.revision.is_none() { "@" } else { "" };
+            write!(f, "{apart}/{}", encode(subfolder.as_str(), "/"))?;
+        }
+        let globs = [("include", &self.selection.include), ("exclude", &self.selection.exclude)];
+        let globs = globs.iter().flat_map(|(word, globs)| globs.iter().map(move |glob| (word, glob)));
+        for (number, (word, glob)) in globs.enumerate() {
+            let separator = if number == 0 { '?' } else { '&' };
+            write!(f, "{separator}{word}={}", encode(glob, "/*"))?;
+        }
+        Ok(())
+    }
+}
+
 impl FromStr for Reference {
     type Err = ReferenceError;
 
-    fn from_str(_text: &str) -> Result<Self, ReferenceError> {
-        todo!("written next")
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        let shown = shown(text);
+        let malformed =
+            |detail: &str| ReferenceError::Malformed { reference: shown.clone(), detail: detail.to_owned() };
+        if text.len() > LENGTH_LIMIT {
+            return Err(malformed("is longer than 4,096 bytes"));
+        }
+        if text.chars().any(|c| c.is_control() || c == ' ' || c == '\\') {
+            return Err(malformed("has a blank, a backslash or a control character: write it percent-encoded"));
+        }
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(ReferenceError::NoScheme(shown));
+        };
+        let scheme = match scheme {
+            "file" => Scheme::File,
+            "http" => Scheme::Http,
+            "https" => Scheme::Https,
+            "s3" => Scheme::S3,
+            _ => return Err(ReferenceError::UnknownScheme(shown)),
+        };
+        if rest.contains('#') {
+            return Err(malformed("has a fragment (#): write %23 if it belongs to a name"));
+        }
+        let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
+        let (authority, path) = rest.split_once('/').map_or((rest, ""), |(authority, path)| (authority, path));
+        if authority.contains('@') {
+            // `s3://bucket@rev` has its revision in what looks like the authority.
+            let hint = if scheme == Scheme::S3 {
+                "write the revision after the key prefix, and no credential into a reference"
+            } else {
+                "names a user: credentials do not belong into a reference, set them in the environment"
+            };
+            return Err(malformed(hint));
+        }
+        let authority = match scheme {
+            Scheme::File if !authority.is_empty() => {
+                return Err(malformed("names a host: write file:/// and an absolute path, with three slashes"));
+            }
+            Scheme::File => String::new(),
+            Scheme::Http | Scheme::Https => host(scheme, authority).ok_or_else(|| malformed("has no valid host"))?,
+            Scheme::S3 => bucket(authority)
+                .ok_or_else(|| malformed("has no valid bucket: 3 to 63 characters of a-z, 0-9, dot and dash"))?,
+        };
+        // The last `@` begins the revision; an empty revision only marks where the subfolder begins.
+        let (place, revision, subfolder) = match path.rsplit_once('@') {
+            None => (path, "", ""),
+            Some((place, rest)) => {
+                let (revision, subfolder) = rest.split_once('/').unwrap_or((rest, ""));
+                (place, revision, subfolder)
+            }
+        };
+        let decode =
+            |part: &str| decode(part).ok_or_else(|| malformed("has a broken percent-encoding or is not UTF-8"));
+        let place = decode(place.trim_end_matches('/'))?;
+        if !place.is_empty() {
+            clean(&place).map_err(|detail| malformed(&detail))?;
+        } else if matches!(scheme, Scheme::File) {
+            return Err(malformed("names no directory: write file:/// and an absolute path"));
+        }
+        let revision = Some(decode(revision)?).filter(|revision| !revision.is_empty());
+        if let Some(revision) = &revision
+            && !matches!(Revision::try_from(revision.clone()), Ok(Revision::Listing(_) | Revision::Manifest(_)))
+        {
+            return Err(malformed(&format!(
+                "`@{revision}` is not a revision of this kind of origin: use what `fetch --json` prints as `revision` \
+                 (listing:... or manifest:...), or write %40 if the @ belongs to a name"
+            )));
+        }
+        let subfolder = decode(subfolder.trim_end_matches('/'))?;
+        let subfolder = match subfolder.as_str() {
+            "" => None,
+            text => Some(FilePath::new(text).map_err(|error| malformed(&format!("subfolder: {error}")))?),
+        };
+        let mut selection = Selection { subfolder, ..Selection::default() };
+        for pair in query.into_iter().flat_map(|query| query.split('&')) {
+            let (key, glob) = pair.split_once('=').unwrap_or((pair, ""));
+            let glob = decode(glob)?;
+            let globs = match key {
+                "include" => &mut selection.include,
+                "exclude" => &mut selection.exclude,
+                _ => {
+                    return Err(malformed(
+                        "has a query other than include= and exclude=; a presigned URL is a credential and is not taken",
+                    ));
+                }
+            };
+            if glob.is_empty() {
+                return Err(malformed(&format!("{key}= is empty")));
+            }
+            if glob.chars().any(char::is_control) {
+                return Err(malformed(&format!("{key}= has a control character")));
+            }
+            globs.push(glob);
+        }
+        for globs in [&mut selection.include, &mut selection.exclude] {
+            if globs.len() > GLOB_LIMIT {
+                return Err(malformed("has more than 64 globs"));
+            }
+            globs.sort();
+            globs.dedup();
+        }
+        Ok(Self { scheme, authority, place, revision, selection })
+    }
+}
+
+/// The text without query and userinfo, shortened: safe to print.
+fn shown(text: &str) -> String {
+    let text = text.split('?').next().unwrap_or_default();
+    let text = match text.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let authority = authority.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{authority}{path}")
+        }
+        None => text.to_owned(),
+    };
+    text.chars().take(200).collect::<String>().escape_default().to_string().replace("\\'", "'")
+}
+
+/// A decoded path without `.`, `..`, empty segments, control characters.
+fn clean(path: &str) -> Result<(), String> {
+    if path.chars().any(char::is_control) {
+        return Err("has a control character".to_owned());
+    }
+    if path.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
+        return Err("has an empty, `.` or `..` segment".to_owned());
+    }
+    Ok(())
+}
+
+fn host(scheme: Scheme, authority: &str) -> Option<String> {
+    let parsed = url::Url::parse(&format!("{}://{authority}/", scheme.as_str())).ok()?;
+    let name = parsed.host_str()?;
+    // The default port is normalised away, so that one origin has one identity.
+    Some(parsed.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}")))
+}
+
+fn bucket(name: &str) -> Option<String> {
+    let ok = (3..=63).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_'))
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    ok.then(|| name.to_owned())
+}
+
+fn decode(text: &str) -> Option<String> {
+    let bytes = text.as_bytes();
+    let broken = (0..bytes.len()).any(|at| {
+        bytes[at] == b'%' && !bytes.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))
+    });
+    if broken {
+        return None;
+    }
+    percent_encoding::percent_decode_str(text).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+}
+
+/// Percent-encodes everything but letters, digits, `-._~` and `keep`.
+fn encode(text: &str, keep: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_ascii_alphanumeric() || "-._~".contains(character) || keep.contains(character) {
+            encoded.push(character);
+        } else {
+            let mut utf8 = [0; 4];
+            for byte in character.encode_utf8(&mut utf8).bytes() {
+                encoded.push_str(&format!("%{byte:02X}"));
+            }
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> Reference {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn parts_are_cut_and_decoded() {
+        let listing = format!("listing:{}", "ab".repeat(32));
+        let reference = read(&format!("s3://models/a%40b/c%20d@{listing}/sub/dir?exclude=*.onnx&include=*.json"));
+        assert_eq!(reference.authority, "models");
+        assert_eq!(reference.place, "a@b/c d");
+        assert_eq!(reference.pinned().map(|revision| revision.to_string()), Some(listing));
+        assert_eq!(reference.selection.subfolder, FilePath::new("sub/dir").ok());
+        assert_eq!(reference.selection.include, ["*.json"]);
+        assert_eq!(reference.selection.exclude, ["*.onnx"]);
+    }
+
+    #[test]
+    fn one_origin_has_one_identity() {
+        for (text, endpoint, identity) in [
+            ("file:///models/a/", None, "file:///models/a"),
+            ("https://HOST:443/models/a", None, "https://host/models/a"),
+            ("http://[::1]:8080/m", None, "http://[::1]:8080/m"),
+            ("s3://bucket", None, "s3+aws/bucket"),
+            ("s3://bucket/p/", Some("http://127.0.0.1:9000/"), "s3+http://127.0.0.1:9000/bucket/p"),
+        ] {
+            assert_eq!(OriginId::of(&read(text), endpoint).as_str(), identity, "{text}");
+        }
+    }
+
+    #[test]
+    fn bad_references_say_what_to_write() {
+        for (text, says) in [
+            ("org/model", "has no scheme"),
+            ("ftp://host/x", "unknown scheme"),
+            ("file://models/a", "three slashes"),
+            ("file:///", "names no directory"),
+            ("file:///a/../b", "`..`"),
+            ("file:///a/%2e%2e/b", "`..`"),
+            ("file:///a%00b", "control character"),
+            ("https://user:secret@host/m", "names a user"),
+            ("https://host/m?X-Amz-Signature=secret", "presigned"),
+            ("https:///m", "host"),
+            ("s3://B/x", "bucket"),
+            ("s3://bucket/x@main", "not a revision"),
+            ("s3://bucket/x#y", "fragment"),
+            ("s3://bucket/x%zz", "percent"),
+            ("s3://bucket/x?include=", "empty"),
+            ("s3://bucket/x y", "blank"),
+        ] {
+            let error = text.parse::<Reference>().expect_err(text).to_string();
+            assert!(error.contains(says), "{text}: {error}");
+            assert!(!error.contains("secret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn listings_do_not_depend_on_order() {
+        let (a, b) = (FilePath::new("a").unwrap(), FilePath::new("b").unwrap());
+        let one = Revision::listing([(&a, 1, "x"), (&b, 2, "y")]);
+        assert_eq!(one, Revision::listing([(&b, 2, "y"), (&a, 1, "x")]));
+        assert_ne!(one, Revision::listing([(&a, 1, "x"), (&b, 2, "z")]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,200}") {
+            let _ = text.parse::<Reference>();
+        }
+
+        #[test]
+        fn the_canonical_form_reads_as_itself(
+            scheme in prop::sample::select(vec!["file:///", "https://host/", "s3://bucket/"]),
+            place in "[a-z@+% ~é*]{1,12}(/[a-z@]{1,5}){0,2}",
+            revision in prop::option::of("[0-9a-f]{64}"),
+            subfolder in prop::option::of("[a-z@ ]{1,6}"),
+            include in prop::collection::vec("[a-z*&=?+]{1,6}", 0..3),
+        ) {
+            let mut text = format!("{scheme}{}", encode(&place, "/"));
+            if let Some(revision) = &revision {
+                text.push_str(&format!("@listing:{revision}"));
+            }
+            if let Some(subfolder) = &subfolder {
+                text.push_str(&format!("{}/{}", if revision.is_none() { "@" } else { "" }, encode(subfolder, "")));
+            }
+            for (number, glob) in include.iter().enumerate() {
+                text.push_str(&format!("{}include={}", if number == 0 { '?' } else { '&' }, encode(glob, "")));
+            }
+            let reference: Reference = text.parse().expect("a valid reference");
+            prop_assert_eq!(&reference.place, &place);
+            prop_assert_eq!(reference.selection.subfolder.as_ref().map(|s| s.as_str().to_owned()), subfolder);
+            prop_assert_eq!(reference.to_string().parse::<Reference>().expect("its own form"), reference);
+        }
     }
 }
