@@ -378,7 +378,7 @@ mod tests {
             let Ok(manifest) = Manifest::new(Kind::Model, forward) else { return Ok(()) };
             let backward = files.iter().rev().map(|(path, size)| entry(path, *size)).collect();
             prop_assert_eq!(Manifest::new(Kind::Model, backward).unwrap().digest(), manifest.digest());
-            prop_assert_eq!(Manifest::parse(&manifest.to_json()).unwrap(), manifest.clone());
+            prop_assert_eq!(&Manifest::parse(&manifest.to_json()).unwrap(), &manifest);
             if let Some(mut first) = files.first_entry() {
                 *first.get_mut() += 1;
                 let changed = files.iter().map(|(path, size)| entry(path, *size)).collect();

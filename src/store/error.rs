@@ -63,6 +63,12 @@ pub enum StoreError {
         /// Why.
         why: String,
     },
+    /// A pin that breaks a limit.
+    #[error("{detail}")]
+    Refused {
+        /// What is wrong and what is allowed.
+        detail: String,
+    },
     /// A sync failed, or the disk answers EIO or EROFS: writing has stopped until the daemon is restarted.
     #[error("the store has stopped writing: {detail}")]
     Halted {
@@ -95,7 +101,7 @@ impl StoreError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Locked { .. } | Self::Kept { .. } => ErrorKind::Busy,
-            Self::NewerFormat { .. } | Self::NotAStore { .. } => ErrorKind::Invalid,
+            Self::NewerFormat { .. } | Self::NotAStore { .. } | Self::Refused { .. } => ErrorKind::Invalid,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Missing { .. } => ErrorKind::NotFound,
@@ -103,5 +109,17 @@ impl StoreError {
             Self::Io { source, .. } => ErrorKind::of_io(source),
             Self::Misuse { .. } => ErrorKind::Internal,
         }
+    }
+}
+
+/// Gives a system call's failure its action and file.
+pub(super) trait IoContext<T> {
+    /// `action` is a present-tense verb and object.
+    fn at(self, action: &'static str, path: &std::path::Path) -> Result<T, StoreError>;
+}
+
+impl<T> IoContext<T> for std::io::Result<T> {
+    fn at(self, action: &'static str, path: &std::path::Path) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::Io { action, path: path.to_owned(), source })
     }
 }

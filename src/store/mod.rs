@@ -1,17 +1,53 @@
-//! Bytes at rest. See `cache-layout/README.md` for the format and the order of every write.
+//! Bytes at rest: a content-addressed store in one directory, written by one process, that keeps what it has acknowledged
+//! through kills and power cuts. `cache-layout/README.md` specifies the format and argues the order of every write; this
+//! folder follows it, one file a section.
+//!
+//! Files are the truth and the index is rebuilt by listing them. A database beside the files was turned down: it would be a
+//! second truth that a crash can set against the first, and the first would still have to be checked.
 
+mod blob;
+mod catalog;
 mod error;
+mod evict;
+mod frame;
+mod index;
+mod journal;
+mod layout;
+mod lock;
 mod options;
+mod partial;
+mod pins;
+mod publish;
+mod quarantine;
+mod readonly;
+mod recover;
+mod scrub;
+mod seal;
+mod small;
+mod space;
+#[cfg(test)]
+mod tests;
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use blob::BlobReader;
 pub use error::StoreError;
-pub use options::{Capacity, Options};
+pub use options::Options;
+pub use partial::Partial;
+pub use readonly::ReadOnlyStore;
 
-use crate::digest::{Declared, GroupCv, Hash, Verified};
+use self::catalog::{Catalog, CatalogLine};
+use self::error::IoContext;
+use self::evict::Goal;
+use self::index::{Blob, Home, Index};
+use self::layout::Layout;
+use self::lock::RootLock;
+use crate::digest::{Declared, GroupCv, Hash};
 use crate::model::{FlightKey, Manifest, ModelId, ModelRecord, Tenant};
+use crate::sys::space::Filesystem;
 
 /// Who holds the lock of a root; written into `lock` for the next to read.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -22,12 +58,6 @@ pub struct Holder {
     pub pid: u32,
 }
 
-/// The writing store: one per root and process. Cheap to clone. All methods block; call them from hands.
-#[derive(Clone, Debug)]
-pub struct Store {
-    _shared: Arc<()>,
-}
-
 /// How far the bytes of a blob have come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -36,28 +66,6 @@ pub enum BlobState {
     Readable,
     /// Durable and named.
     Sealed,
-}
-
-/// A blob that is readable, kept from eviction while this value lives.
-#[derive(Clone, Debug)]
-pub struct BlobHold {
-    /// Its name.
-    pub hash: Hash,
-    /// Its size in bytes.
-    pub size: u64,
-}
-
-/// A blob under construction, with its space reserved. Dropping it keeps what has arrived for the next attempt.
-/// Threads may write different groups at once.
-#[derive(Debug)]
-pub struct Partial {
-    _inner: Arc<()>,
-}
-
-/// A blob opened for verified reading.
-#[derive(Debug)]
-pub struct BlobReader {
-    _inner: Arc<()>,
 }
 
 /// What `publish` is given: every blob of `manifest` is held.
@@ -143,168 +151,11 @@ pub struct Fault {
     pub what: String,
 }
 
-impl Store {
-    /// Takes the lock of `root` (made if absent), checks the format, recovers, lists.
-    ///
-    /// # Errors
-    /// `Locked` with the holder, `NewerFormat`, `ReadOnly`, or I/O.
-    pub fn open(_root: &Path, _holder: &Holder, _options: Options) -> Result<Self, StoreError> {
-        todo!()
-    }
-
-    /// The root directory.
-    pub fn root(&self) -> &Path {
-        todo!()
-    }
-
-    // --- blobs ---
-
-    /// Holds a blob that is here, readable or sealed.
-    pub fn hold(&self, _hash: &Hash) -> Option<BlobHold> {
-        todo!()
-    }
-
-    /// Holds the blob that this object version became earlier (from the catalog or a readable partial).
-    pub fn hold_by_key(&self, _key: &FlightKey) -> Option<BlobHold> {
-        todo!()
-    }
-
-    /// Holds the blob with this origin digest; only collision-resistant algorithms are looked up.
-    pub fn hold_by_declared(&self, _declared: &Declared) -> Option<BlobHold> {
-        todo!()
-    }
-
-    /// Opens a blob for verified reading. Its outboard is checked against its name here, once.
-    pub fn open_blob(&self, _hash: &Hash) -> Result<BlobReader, StoreError> {
-        todo!()
-    }
-
-    /// Whether `hash` is here and how far.
-    pub fn blob_state(&self, _hash: &Hash) -> Option<BlobState> {
-        todo!()
-    }
-
-    /// Moves a blob that failed verification aside, withdraws the trees that link it, counts it. Idempotent.
-    pub fn quarantine(&self, _hash: &Hash, _noticed_by: &str) -> Result<(), StoreError> {
-        todo!()
-    }
-
-    // --- construction ---
-
-    /// Makes room (evicting if needed) and promises that `bytes` more will fit, for all files of a job at once.
-    ///
-    /// # Errors
-    /// `NoSpace` saying what was asked, what is evictable and what is kept by whom.
-    pub fn reserve(&self, _bytes: u64) -> Result<Reservation, StoreError> {
-        todo!()
-    }
-
-    /// Starts or resumes a blob. Its blocks are taken from `reservation`. What an earlier attempt left is re-hashed group by
-    /// group (blocking: run it on a hand) and kept if right.
-    pub fn begin(&self, _key: FlightKey, _size: u64, _reservation: &Reservation) -> Result<Partial, StoreError> {
-        todo!()
-    }
-
-    /// Stores a small blob (at most `Options::small_bytes`) that is whole and in memory.
-    pub fn put_small(
-        &self,
-        _key: FlightKey,
-        _bytes: &[u8],
-        _declared: &[Declared],
-        _reservation: &Reservation,
-    ) -> Result<BlobHold, StoreError> {
-        todo!()
-    }
-
-    // --- models ---
-
-    /// Makes a model readable: pending file, tree, alias. Returns with the tree in place; durability follows.
-    pub fn publish(&self, _publication: Publication) -> Result<Model, StoreError> {
-        todo!()
-    }
-
-    /// A published model whose blobs are all here.
-    pub fn model(&self, _tenant: &Tenant, _id: &ModelId) -> Option<Model> {
-        todo!()
-    }
-
-    /// All published models, by id.
-    pub fn models(&self) -> Vec<Model> {
-        todo!()
-    }
-
-    /// The manifest of a published model.
-    pub fn manifest(&self, _digest: &Hash) -> Option<Arc<Manifest>> {
-        todo!()
-    }
-
-    /// Notes a use now, for the eviction order.
-    pub fn touch(&self, _tenant: &Tenant, _id: &ModelId) {
-        todo!()
-    }
-
-    /// Where the tree of a model is or would be.
-    pub fn tree_path(&self, _tenant: &Tenant, _id: &ModelId) -> PathBuf {
-        todo!()
-    }
-
-    /// Pins (or leases) a published model; durable when it returns.
-    pub fn pin(&self, _tenant: &Tenant, _id: &ModelId, _pin: Pin) -> Result<(), StoreError> {
-        todo!()
-    }
-
-    /// Removes a pin. Returns whether it was there.
-    pub fn unpin(&self, _tenant: &Tenant, _id: &ModelId, _pin_id: &str) -> Result<bool, StoreError> {
-        todo!()
-    }
-
-    // --- housekeeping (called by one background driver) ---
-
-    /// Seals what is readable and finishes publications, one batch. Returns what is still to do.
-    pub fn seal_step(&self) -> Result<SealProgress, StoreError> {
-        todo!()
-    }
-
-    /// Seals everything, finishes every publication, syncs partials: after it returns nothing acknowledged can be lost.
-    pub fn flush(&self) -> Result<(), StoreError> {
-        todo!()
-    }
-
-    /// Evicts down to the low watermark if above the high one; drops lapsed leases, orphans, aged quarantine.
-    pub fn keep_watermarks(&self) -> Result<Evicted, StoreError> {
-        todo!()
-    }
-
-    /// Evicts everything that is not pinned, leased, held or in use if `all`; otherwise only orphans and stale partials.
-    pub fn gc(&self, _all: bool) -> Result<Evicted, StoreError> {
-        todo!()
-    }
-
-    /// Evicts one model.
-    pub fn remove(&self, _tenant: &Tenant, _id: &ModelId) -> Result<Evicted, StoreError> {
-        todo!()
-    }
-
-    /// Verifies the next stretch of at most `bytes` sealed bytes, oldest-verified first; quarantines what is wrong.
-    pub fn scrub_step(&self, _bytes: u64) -> Result<ScrubProgress, StoreError> {
-        todo!()
-    }
-
-    /// What is stored.
-    pub fn usage(&self) -> Usage {
-        todo!()
-    }
-
-    /// Orderly stop: `flush`, then the `clean` mark, then the lock goes.
-    pub fn close(self) -> Result<(), StoreError> {
-        todo!()
-    }
-}
-
-/// Bytes promised to a transfer; what is unused returns on drop.
+/// Bytes promised to a transfer; what is not spent returns on drop.
 #[derive(Debug)]
 pub struct Reservation {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
+    left: AtomicU64,
 }
 
 /// Outcome of [`Store::seal_step`].
@@ -325,98 +176,14 @@ pub struct ScrubProgress {
     pub bytes: u64,
     /// What was wrong; already quarantined.
     pub faults: Vec<Fault>,
-    /// Whether a full round has ended.
+    /// Whether everything that was sealed has been hashed since the round began.
     pub round_done: bool,
-}
-
-impl Partial {
-    /// Size of the blob in bytes.
-    pub fn size(&self) -> u64 {
-        todo!()
-    }
-
-    /// Group runs that have not arrived, in order.
-    pub fn missing(&self) -> Vec<Range<u64>> {
-        todo!()
-    }
-
-    /// Hashes and writes group `index`. Blocking. Bytes are exactly that group. Not yet marked.
-    pub fn write_group(&self, _index: u64, _bytes: &[u8]) -> Result<GroupCv, StoreError> {
-        todo!()
-    }
-
-    /// Marks consecutive written groups as received (one journal line).
-    pub fn received(&self, _first: u64, _cvs: &[GroupCv]) -> Result<(), StoreError> {
-        todo!()
-    }
-
-    /// Makes what is received durable and marks it. Blocking; one caller at a time.
-    pub fn sync(&self) -> Result<(), StoreError> {
-        todo!()
-    }
-
-    /// Reads back received bytes (for the origin's sequential digests). The caller asks only for received groups.
-    pub fn read_at(&self, _offset: u64, _into: &mut [u8]) -> Result<(), StoreError> {
-        todo!()
-    }
-
-    /// All groups are here and the origin's digests were right: the blob becomes readable.
-    ///
-    /// # Errors
-    /// `Corrupt` if `expected` is another root: the partial is discarded.
-    pub fn complete(self, _expected: Option<Hash>, _declared: &[Declared]) -> Result<BlobHold, StoreError> {
-        todo!()
-    }
-
-    /// Throws everything away (wrong digest, changed origin).
-    pub fn discard(self) -> Result<(), StoreError> {
-        todo!()
-    }
-}
-
-impl BlobReader {
-    /// Size in bytes.
-    pub fn size(&self) -> u64 {
-        todo!()
-    }
-
-    /// Reads and proves group `index` into `buffer` (at least 1 MiB); returns the bytes of that group.
-    ///
-    /// # Errors
-    /// `Corrupt`: the caller quarantines.
-    pub fn group<'a>(&self, _index: u64, _buffer: &'a mut [u8]) -> Result<Verified<&'a [u8]>, StoreError> {
-        todo!()
-    }
-}
-
-/// Read-only view of a root without its lock, for `models` and `verify`.
-#[derive(Debug)]
-pub struct ReadOnlyStore {
-    _root: PathBuf,
-}
-
-impl ReadOnlyStore {
-    /// Opens a root for looking. Takes no lock and writes nothing.
-    pub fn open(_root: &Path) -> Result<Self, StoreError> {
-        todo!()
-    }
-
-    /// Published models, durable or pending in this boot.
-    pub fn models(&self) -> Result<Vec<Model>, StoreError> {
-        todo!()
-    }
-
-    /// Hashes everything: blobs, outboards, manifests, trees (links, sizes, modes), names of wrong form. `progress` gets
-    /// bytes done and total.
-    pub fn verify(&self, _progress: &mut dyn FnMut(u64, u64)) -> Result<Verification, StoreError> {
-        todo!()
-    }
 }
 
 /// Outcome of [`ReadOnlyStore::verify`].
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Verification {
-    /// Blobs hashed.
+    /// Blobs hashed and right.
     pub blobs: u64,
     /// Bytes hashed.
     pub bytes: u64,
@@ -424,4 +191,588 @@ pub struct Verification {
     pub models: u64,
     /// What is wrong.
     pub faults: Vec<Fault>,
+}
+
+/// The writing store: one per root and process. Cheap to clone. Every method may block; async code calls it from hands.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// A readable blob, kept from eviction while this value lives.
+#[derive(Clone, Debug)]
+pub struct BlobHold {
+    /// Its name.
+    pub hash: Hash,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Counted, never read: see [`index::Blob::is_held`].
+    _token: Arc<()>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    layout: Layout,
+    options: Options,
+    index: Mutex<Index>,
+    catalog: Mutex<Catalog>,
+    /// One sealing at a time.
+    sealing: Mutex<()>,
+    /// One eviction at a time, and no pin meanwhile.
+    evicting: Mutex<()>,
+    /// The first failure after which nothing more is written.
+    halted: OnceLock<String>,
+    /// Test builds stop here as a crash would: see [`Inner::step`].
+    #[cfg(test)]
+    crash_at: Mutex<Option<&'static str>>,
+    _lock: RootLock,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Takes the lock of `root` (made if absent), checks the format, recovers, lists.
+    ///
+    /// # Errors
+    /// `Locked` with the holder, `NewerFormat`, `NotAStore`, or I/O.
+    pub fn open(root: &Path, holder: &Holder, options: Options) -> Result<Self, StoreError> {
+        // Trees are named by absolute paths, whatever the working directory is later.
+        let root = std::path::absolute(root).at("resolve store directory", root)?;
+        let layout = Layout::new(&root);
+        std::fs::create_dir_all(&root).at("make store directory", &root)?;
+        let lock = RootLock::take(&layout, holder)?;
+        layout.prepare()?;
+        let (index, catalog) = recover::recover(&layout, &options)?;
+        let inner = Inner {
+            layout,
+            options,
+            index: Mutex::new(index),
+            catalog: Mutex::new(catalog),
+            sealing: Mutex::default(),
+            evicting: Mutex::default(),
+            halted: OnceLock::new(),
+            #[cfg(test)]
+            crash_at: Mutex::default(),
+            _lock: lock,
+        };
+        inner.recover_trees()?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The root directory, absolute.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.inner.layout.root()
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    /// Why the store has stopped writing, if it has.
+    #[must_use]
+    pub fn halted(&self) -> Option<&str> {
+        self.inner.halted.get().map(String::as_str)
+    }
+
+    // --- blobs ---
+
+    /// Holds a blob that is here, readable or sealed.
+    #[must_use]
+    pub fn hold(&self, hash: &Hash) -> Option<BlobHold> {
+        self.inner.trusted(hash)
+    }
+
+    /// Holds the blob that this object version became earlier.
+    #[must_use]
+    pub fn hold_by_key(&self, key: &FlightKey) -> Option<BlobHold> {
+        let hash = *self.inner.index().by_key.get(key)?;
+        self.inner.trusted(&hash)
+    }
+
+    /// Holds the blob with this origin digest; only collision-resistant algorithms are looked up.
+    #[must_use]
+    pub fn hold_by_declared(&self, declared: &Declared) -> Option<BlobHold> {
+        if !declared.algorithm.is_collision_resistant() {
+            return None;
+        }
+        let hash = *self.inner.index().by_sha256.get(&declared.hex)?;
+        self.inner.trusted(&hash)
+    }
+
+    /// Opens a blob for verified reading. Its outboard is checked against its name here, once.
+    ///
+    /// # Errors
+    /// `Missing`, `Corrupt` (the caller quarantines), or I/O.
+    pub fn open_blob(&self, hash: &Hash) -> Result<BlobReader, StoreError> {
+        let inner = &self.inner;
+        // Sealing may rename the file between looking its place up and opening it.
+        for _ in 0..2 {
+            let known = inner.index().blobs.get(hash).map(|blob| (blob.home, blob.cvs.clone()));
+            let Some((home, cvs)) = known else { break };
+            let path = home.path(&inner.layout, hash);
+            let cvs = if cvs.is_none() && home != Home::Sealed { Some(inner.hash_small(hash, &path)?) } else { cvs };
+            match BlobReader::open(hash, &path, cvs, &inner.layout.outboard(hash)) {
+                Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                outcome => return outcome,
+            }
+        }
+        Err(StoreError::Missing { what: format!("blob {hash}") })
+    }
+
+    /// How far `hash` has come; `None` if it is not here.
+    #[must_use]
+    pub fn blob_state(&self, hash: &Hash) -> Option<BlobState> {
+        self.inner.index().state(hash)
+    }
+
+    /// Moves a blob that failed verification aside and withdraws the trees that link it. Idempotent.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn quarantine(&self, hash: &Hash, noticed_by: &str) -> Result<(), StoreError> {
+        self.inner.quarantine_blob(hash, noticed_by)
+    }
+
+    // --- construction ---
+
+    /// What beginning this object will cost: nothing if its partial is here already.
+    #[must_use]
+    pub fn cost_to_begin(&self, key: &FlightKey, size: u64) -> u64 {
+        if self.inner.index().partials.get(key).is_some_and(|entry| entry.size == size) { 0 } else { space::cost(size) }
+    }
+
+    /// What publishing a model of so many files costs beside its blobs.
+    #[must_use]
+    pub fn cost_of_model(files: u64) -> u64 {
+        space::model_cost(files)
+    }
+
+    /// Makes room (evicting if needed, but not the partials in `keep`) and promises that `bytes` more will fit.
+    ///
+    /// # Errors
+    /// `NoSpace` saying what was asked, what there is and what is kept by whom.
+    pub fn reserve(&self, bytes: u64, keep: &[FlightKey]) -> Result<Reservation, StoreError> {
+        self.inner.check_writable()?;
+        let mut kept = Vec::new();
+        for attempt in 0..2 {
+            let available = self.inner.available()?;
+            let shortfall = {
+                let mut index = self.inner.index();
+                let capacity = self.inner.capacity(&index, available);
+                let shortfall = index.account.shortfall(bytes, capacity, available, self.inner.keep_free()?);
+                if shortfall == 0 || crate::sys::mutant::mutant("cap_checked_after_write") {
+                    index.account.reserved += bytes;
+                    return Ok(Reservation { inner: Arc::clone(&self.inner), left: AtomicU64::new(bytes) });
+                }
+                shortfall
+            };
+            if attempt == 0 {
+                kept = self.inner.evict(Goal::Free(shortfall), keep)?.kept;
+            }
+        }
+        Err(self.inner.no_space(bytes, &kept))
+    }
+
+    /// Starts or resumes a blob. What an earlier attempt left is re-hashed and kept if right.
+    ///
+    /// # Errors
+    /// `NoSpace`, I/O, or `Misuse` if it is open already.
+    pub fn begin(&self, key: FlightKey, size: u64, reservation: &Reservation) -> Result<Partial, StoreError> {
+        Partial::begin(&self.inner, key, size, reservation)
+    }
+
+    /// Stores a small blob (at most [`Options::small_bytes`]) that is whole and in memory, its declared digests checked.
+    ///
+    /// # Errors
+    /// `NoSpace` or I/O.
+    pub fn put_small(
+        &self,
+        key: FlightKey,
+        bytes: &[u8],
+        declared: &[Declared],
+        reservation: &Reservation,
+    ) -> Result<BlobHold, StoreError> {
+        self.inner.put_small(key, bytes, declared, reservation)
+    }
+
+    /// Notes that this object version is a blob that is here already.
+    pub fn learn(&self, key: FlightKey, blob: &BlobHold, declared: &[Declared]) {
+        self.inner.learn(key, &blob.hash, blob.size, declared);
+    }
+
+    // --- models ---
+
+    /// Makes a model readable: pending file, tree, alias. Durability follows with [`Store::seal_step`].
+    ///
+    /// # Errors
+    /// `Missing` if a blob is not here, `NoSpace`, I/O.
+    pub fn publish(&self, publication: Publication) -> Result<Model, StoreError> {
+        self.inner.publish_model(publication)
+    }
+
+    /// A published model whose tree is in place.
+    #[must_use]
+    pub fn model(&self, tenant: &Tenant, id: &ModelId) -> Option<Model> {
+        self.inner.index().view(&self.inner.layout, &(tenant.clone(), id.clone()))
+    }
+
+    /// All published models, by id.
+    #[must_use]
+    pub fn models(&self) -> Vec<Model> {
+        let index = self.inner.index();
+        index.models.keys().filter_map(|key| index.view(&self.inner.layout, key)).collect()
+    }
+
+    /// The manifest of a known model.
+    #[must_use]
+    pub fn manifest(&self, digest: &Hash) -> Option<Arc<Manifest>> {
+        let index = self.inner.index();
+        index.models.values().find(|entry| entry.record.manifest == *digest).map(|entry| Arc::clone(&entry.manifest))
+    }
+
+    /// Notes a use now, for the eviction order.
+    pub fn touch(&self, tenant: &Tenant, id: &ModelId) {
+        self.inner.touch_model(&(tenant.clone(), id.clone()));
+    }
+
+    /// Where the tree of a model is or would be.
+    #[must_use]
+    pub fn tree_path(&self, tenant: &Tenant, id: &ModelId) -> PathBuf {
+        self.inner.layout.tree(tenant, id)
+    }
+
+    /// Pins (or leases) a known model; durable when it returns.
+    ///
+    /// # Errors
+    /// `Missing`, `Refused` for a bad or surplus pin, I/O.
+    pub fn pin(&self, tenant: &Tenant, id: &ModelId, pin: Pin) -> Result<(), StoreError> {
+        self.inner.pin_model(&(tenant.clone(), id.clone()), pin)
+    }
+
+    /// Removes a pin. Returns whether it was there.
+    ///
+    /// # Errors
+    /// `Missing`, I/O.
+    pub fn unpin(&self, tenant: &Tenant, id: &ModelId, pin_id: &str) -> Result<bool, StoreError> {
+        self.inner.unpin_model(&(tenant.clone(), id.clone()), pin_id)
+    }
+
+    // --- housekeeping ---
+
+    /// Seals a batch of what is readable and finishes the publications that it completes.
+    ///
+    /// # Errors
+    /// A failed sync halts the store.
+    pub fn seal_step(&self) -> Result<SealProgress, StoreError> {
+        self.inner.seal_batch()
+    }
+
+    /// Seals everything: after it returns nothing that is published can be lost.
+    ///
+    /// # Errors
+    /// As [`Store::seal_step`].
+    pub fn flush(&self) -> Result<(), StoreError> {
+        while self.inner.seal_batch()?.more {}
+        Ok(())
+    }
+
+    /// Evicts down to the low watermark if above the high one; drops lapsed leases and aged leftovers.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn keep_watermarks(&self) -> Result<Evicted, StoreError> {
+        self.inner.drop_lapsed()?;
+        let (total, capacity) = {
+            let available = self.inner.available()?;
+            let index = self.inner.index();
+            (index.account.total(), self.inner.capacity(&index, available))
+        };
+        let Options { high_watermark, low_watermark, .. } = self.inner.options;
+        if total as f64 <= capacity as f64 * high_watermark {
+            return Ok(Evicted::default());
+        }
+        let goal = total - (capacity as f64 * low_watermark) as u64;
+        self.inner.evict(Goal::Free(goal), &[])
+    }
+
+    /// Evicts everything that is not pinned, leased, held or in use if `all`; otherwise only orphans and stale partials.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn gc(&self, all: bool) -> Result<Evicted, StoreError> {
+        self.inner.drop_lapsed()?;
+        if all {
+            // What is readable and not yet durable is kept from eviction: make it durable first.
+            self.flush()?;
+        }
+        self.inner.evict(if all { Goal::All } else { Goal::Orphans }, &[])
+    }
+
+    /// Evicts one model.
+    ///
+    /// # Errors
+    /// `Missing`; `Kept` if it is pinned, leased, being written or in use.
+    pub fn remove(&self, tenant: &Tenant, id: &ModelId) -> Result<Evicted, StoreError> {
+        let key = (tenant.clone(), id.clone());
+        if !self.inner.index().models.contains_key(&key) {
+            return Err(StoreError::Missing { what: format!("model {id}") });
+        }
+        self.flush()?;
+        let _alone = self.inner.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = Evicted::default();
+        if self.inner.evict_model(&key, &mut done)? {
+            return Ok(done);
+        }
+        let why = done.kept.pop().map_or_else(|| "gone meanwhile".to_owned(), |(_, why)| why);
+        Err(StoreError::Kept { what: format!("model {id}"), why })
+    }
+
+    /// Hashes sealed blobs until `bytes` are done, oldest proof first; quarantines what is wrong.
+    ///
+    /// # Errors
+    /// I/O other than reading a blob.
+    pub fn scrub_step(&self, bytes: u64) -> Result<ScrubProgress, StoreError> {
+        self.inner.scrub(bytes)
+    }
+
+    /// What is stored, in bytes charged.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let available = self.inner.available().unwrap_or(0);
+        let index = self.inner.index();
+        let published = index.models.values().filter(|entry| entry.published).count() as u64;
+        Usage {
+            capacity: self.inner.capacity(&index, available),
+            blobs: index.account.blobs + index.account.models,
+            partials: index.account.partials,
+            reserved: index.account.reserved,
+            quarantined: index.account.quarantined,
+            blob_count: index.blobs.len() as u64,
+            model_count: published,
+        }
+    }
+
+    /// Orderly stop: everything durable, then the clean mark. The lock goes with the last clone of the store.
+    ///
+    /// # Errors
+    /// As [`Store::seal_step`]; what was durable stays so.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.flush()?;
+        recover::write_boot(&self.inner.layout, &self.inner.options.boot, true)
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    fn index(&self) -> MutexGuard<'_, Index> {
+        // Every change of the index is made in one go: a panic elsewhere does not leave it half-changed.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_writable(&self) -> Result<(), StoreError> {
+        match self.halted.get() {
+            Some(detail) => Err(StoreError::Halted { detail: detail.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Passes an outcome on; a disk that answers EIO or EROFS stops the store's writing.
+    fn note<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Io { source, .. }) = &outcome
+            && matches!(source.raw_os_error(), Some(libc::EIO | libc::EROFS))
+        {
+            self.halt(&outcome.as_ref().err().map(ToString::to_string).unwrap_or_default());
+        }
+        outcome
+    }
+
+    /// Passes the outcome of a sync on; a failed one is final, so it stops the store's writing.
+    fn synced<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        outcome.inspect_err(|error| {
+            // Out of space while writing back is not a broken disk, but what was to be synced is lost all the same.
+            if !matches!(error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull) {
+                self.halt(&error.to_string());
+            }
+        })
+    }
+
+    fn halt(&self, detail: &str) {
+        if self.halted.set(detail.to_owned()).is_ok() {
+            tracing::error!(root = %self.layout.root().display(), detail, "the store stops writing; what it has is still read");
+        }
+    }
+
+    /// A named point between two steps of a crash-safe sequence. Test builds can stop at it, as a crash would.
+    #[cfg_attr(not(test), expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "acts in test builds"))]
+    fn step(&self, name: &'static str) -> Result<(), StoreError> {
+        #[cfg(test)]
+        if *self.crash_at.lock().unwrap_or_else(PoisonError::into_inner) == Some(name) {
+            return Err(StoreError::Halted { detail: format!("crashed at `{name}`") });
+        }
+        let _ = name;
+        Ok(())
+    }
+
+    /// Holds a blob, hashing it first if an earlier process left it.
+    fn trusted(&self, hash: &Hash) -> Option<BlobHold> {
+        let suspect = {
+            let index = self.index();
+            let blob = index.blobs.get(hash)?;
+            if !blob.suspect {
+                return index.hold(hash);
+            }
+            (blob.home, blob.cvs.clone())
+        };
+        let path = suspect.0.path(&self.layout, hash);
+        let right = match suspect.1 {
+            Some(cvs) => BlobReader::open(hash, &path, Some(cvs), &self.layout.outboard(hash))
+                .and_then(|reader| reader.verify(&mut |_| {})),
+            None => self.hash_small(hash, &path).map(|_| ()),
+        };
+        if right.is_err() {
+            // The bytes are of no use; failing to move them aside changes nothing for the caller.
+            let _ = self.quarantine_blob(hash, "recovery");
+            return None;
+        }
+        let mut index = self.index();
+        index.blobs.get_mut(hash)?.suspect = false;
+        index.hold(hash)
+    }
+
+    /// Takes in a blob that has just become whole. If it is here already, ours is dropped.
+    fn adopt(
+        &self,
+        key: FlightKey,
+        hash: Hash,
+        size: u64,
+        home: Home,
+        cvs: Option<Arc<[GroupCv]>>,
+        declared: &[Declared],
+    ) -> BlobHold {
+        if let Some(known) = self.trusted(&hash) {
+            match home {
+                Home::Partial(key) => self.remove_partial_directory(&key),
+                Home::Received(key) => drop(std::fs::remove_file(self.layout.received_blob(&key, &hash))),
+                Home::Sealed => {}
+            }
+            self.learn(key, &hash, size, declared);
+            return known;
+        }
+        let mut index = self.index();
+        index.remove_partial(&key);
+        let blob = Blob::new(size, home, cvs, false);
+        let hold = BlobHold { hash, size, _token: Arc::clone(&blob.holds) };
+        index.add_blob(hash, blob);
+        index.by_key.insert(key, hash);
+        if let Some(sha256) = partial::sha256_of(declared) {
+            index.by_sha256.insert(sha256.to_owned(), hash);
+        }
+        hold
+    }
+
+    fn learn(&self, key: FlightKey, hash: &Hash, size: u64, declared: &[Declared]) {
+        let sha256 = partial::sha256_of(declared).map(str::to_owned);
+        let news = {
+            let mut index = self.index();
+            let sealed = index.blobs.get(hash).is_some_and(|blob| blob.home == Home::Sealed);
+            if let Some(sha256) = &sha256 {
+                index.by_sha256.insert(sha256.clone(), *hash);
+            }
+            index.by_key.insert(key, *hash) != Some(*hash) && sealed
+        };
+        if news {
+            // Advisory, so not synced; a readable blob gets its line when it is sealed.
+            let line = CatalogLine { key, blob: *hash, size, sha256 };
+            if let Err(error) = self.catalog().append(&[line], false) {
+                tracing::warn!(%error, "the catalog was not extended; this object may be fetched again");
+            }
+        }
+    }
+
+    fn remove_partial_directory(&self, key: &FlightKey) {
+        let path = self.layout.partial(key);
+        if let Err(error) = std::fs::remove_dir_all(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "a partial could not be removed");
+        }
+        self.index().remove_partial(key);
+    }
+
+    fn available(&self) -> Result<u64, StoreError> {
+        Ok(Filesystem::of(self.layout.root()).at("read free space", self.layout.root())?.available)
+    }
+
+    fn keep_free(&self) -> Result<u64, StoreError> {
+        match self.options.keep_free {
+            Some(bytes) => Ok(bytes.0),
+            None => {
+                let total = Filesystem::of(self.layout.root()).at("read free space", self.layout.root())?.total;
+                Ok(total / 20)
+            }
+        }
+    }
+
+    /// The cap: as set, or what is ours and free now, less what is left to others.
+    fn capacity(&self, index: &Index, available: u64) -> u64 {
+        match self.options.capacity {
+            Some(bytes) => bytes.0,
+            None => (index.account.used() + available).saturating_sub(self.keep_free().unwrap_or(0)),
+        }
+    }
+
+    fn no_space(&self, needed: u64, kept: &[(ModelId, String)]) -> StoreError {
+        use crate::base::units::ByteSize;
+        let available = self.available().unwrap_or(0);
+        let index = self.index();
+        let (capacity, total) = (self.capacity(&index, available), index.account.total());
+        let mut detail = format!(
+            "{} are taken or promised of {}, {} are free on the file system",
+            ByteSize(total),
+            ByteSize(capacity),
+            ByteSize(available)
+        );
+        for (id, why) in kept.iter().take(8) {
+            detail.push_str(&format!("; {id} is {why}"));
+        }
+        detail.push_str("; raise store.capacity, unpin a model, or free the disk");
+        StoreError::NoSpace { needed, detail }
+    }
+}
+
+// === impl Reservation ===
+
+impl Reservation {
+    /// Moves bytes from promised to taken; they have been charged elsewhere.
+    fn spend(&self, bytes: u64) {
+        let before =
+            self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(bytes)));
+        let spent = before.unwrap_or(0).min(bytes);
+        let mut index = self.inner.index();
+        index.account.reserved = index.account.reserved.saturating_sub(spent);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if crate::sys::mutant::mutant("reservation_not_returned") {
+            return;
+        }
+        let left = self.left.load(Ordering::SeqCst);
+        let mut index = self.inner.index();
+        index.account.reserved = index.account.reserved.saturating_sub(left);
+    }
+}
+
+/// Seconds since the epoch.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

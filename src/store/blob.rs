@@ -1,0 +1,109 @@
+//! Reading blobs with proof. The outboard is held against the blob's name once, when the blob is opened; then every group is
+//! held against its chaining value when it is read.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::StoreError;
+use super::error::IoContext;
+use crate::digest::{GROUP_BYTES, GroupCv, Hash, Verified, group_count, group_range, merge_root};
+use crate::sys::read_write::pread_exact;
+
+/// A blob opened for verified reading. Keeps its bytes alive even if it is evicted meanwhile.
+#[derive(Debug)]
+pub struct BlobReader {
+    hash: Hash,
+    size: u64,
+    file: File,
+    path: PathBuf,
+    cvs: Arc<[GroupCv]>,
+}
+
+// === impl BlobReader ===
+
+impl BlobReader {
+    /// Opens `path` as the blob `hash`. `cvs`: its chaining values if they are at hand; else `outboard` is read.
+    pub(super) fn open(
+        hash: &Hash,
+        path: &Path,
+        cvs: Option<Arc<[GroupCv]>>,
+        outboard: &Path,
+    ) -> Result<Self, StoreError> {
+        let file = File::open(path).at("open blob", path)?;
+        let size = file.metadata().at("read size of blob", path)?.len();
+        let cvs = match cvs {
+            Some(cvs) => cvs,
+            None if group_count(size) == 1 => Arc::from([GroupCv(*hash.as_bytes())]),
+            None => read_outboard(hash, size, outboard)?,
+        };
+        if cvs.len() as u64 != group_count(size) {
+            return Err(corrupt(hash, format!("{size} bytes do not fit {} groups", cvs.len())));
+        }
+        Ok(Self { hash: *hash, size, file, path: path.to_owned(), cvs })
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The open file, for questions about the page cache.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Reads and proves group `index` into `buffer` (at least 1 MiB, or the size of the blob if that is less).
+    ///
+    /// # Errors
+    /// `Corrupt`: the caller quarantines the blob. An unreadable sector is corrupt as well.
+    pub fn group<'a>(&self, index: u64, buffer: &'a mut [u8]) -> Result<Verified<&'a [u8]>, StoreError> {
+        let range = group_range(self.size, index);
+        let cv = usize::try_from(index).ok().and_then(|index| self.cvs.get(index));
+        let (Some(cv), Some(group)) = (cv, buffer.get_mut(..(range.end - range.start) as usize)) else {
+            let detail = format!("group {index} is asked of a blob of {} bytes", self.size);
+            return Err(StoreError::Misuse { detail, blob: Some(self.hash) });
+        };
+        pread_exact(&self.file, group, range.start)
+            .map_err(|error| corrupt(&self.hash, format!("{} cannot be read: {error}", self.path.display())))?;
+        Verified::group(self.size, index, *cv, &*group)
+            .map_err(|wrong| corrupt(&self.hash, format!("group {index}: {wrong}")))
+    }
+
+    /// Reads and proves all of it with one buffer, telling `progress` of each group's bytes.
+    ///
+    /// # Errors
+    /// As [`BlobReader::group`].
+    pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Result<(), StoreError> {
+        let mut buffer = vec![0; self.size.clamp(1, GROUP_BYTES) as usize];
+        let last_is_left_out = crate::sys::mutant::mutant("short_group_not_scrubbed");
+        for index in 0..group_count(self.size) - u64::from(last_is_left_out) {
+            let bytes = self.group(index, &mut buffer)?.len();
+            progress(bytes as u64);
+        }
+        Ok(())
+    }
+}
+
+fn corrupt(hash: &Hash, detail: String) -> StoreError {
+    StoreError::Corrupt { what: format!("blob {hash}"), detail }
+}
+
+/// Reads an outboard and proves it against the name.
+pub(super) fn read_outboard(hash: &Hash, size: u64, path: &Path) -> Result<Arc<[GroupCv]>, StoreError> {
+    let found = fs::metadata(path).map(|metadata| metadata.len());
+    let wanted = 32 * group_count(size);
+    if !found.as_ref().is_ok_and(|found| *found == wanted) {
+        return Err(corrupt(hash, format!("its outboard is missing or has not {wanted} bytes")));
+    }
+    let bytes = fs::read(path).map_err(|error| corrupt(hash, format!("its outboard cannot be read: {error}")))?;
+    let cvs: Arc<[GroupCv]> = bytes.as_chunks::<32>().0.iter().map(|cv| GroupCv(*cv)).collect();
+    if merge_root(&cvs) == Some(*hash) { Ok(cvs) } else { Err(corrupt(hash, "its outboard is wrong".to_owned())) }
+}
+
+/// The bytes of an outboard file.
+pub(super) fn outboard_bytes(cvs: &[GroupCv]) -> Vec<u8> {
+    cvs.iter().flat_map(|cv| cv.0).collect()
+}

@@ -1,0 +1,172 @@
+//! What the store knows in memory: rebuilt by listing at start, changed after the disk has been. One mutex guards it; no
+//! system call that can take long is made under it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::layout::Layout;
+use super::space::{Account, cost, model_cost};
+use super::{BlobHold, BlobState, Model, Pin};
+use crate::digest::{GroupCv, Hash};
+use crate::model::{FlightKey, Manifest, ModelId, ModelRecord, Tenant};
+
+/// Where the bytes of a blob are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    /// `blobs/`: durable.
+    Sealed,
+    /// `partials/<key>/data`, complete.
+    Partial(FlightKey),
+    /// `received/<key>.<hash>`.
+    Received(FlightKey),
+}
+
+/// One blob.
+#[derive(Debug)]
+pub(super) struct Blob {
+    pub(super) size: u64,
+    pub(super) home: Home,
+    /// Chaining values of a blob that is not sealed and has more than one group.
+    pub(super) cvs: Option<Arc<[GroupCv]>>,
+    /// Left by an earlier process and not hashed since: not handed out before it is.
+    pub(super) suspect: bool,
+    /// When the scrub last hashed it, seconds since the epoch; 0: not since start.
+    pub(super) scrubbed_at: u64,
+    /// Cloned into each [`BlobHold`]: a count above one means that somebody holds it.
+    pub(super) holds: Arc<()>,
+}
+
+/// One model.
+#[derive(Debug)]
+pub(super) struct ModelEntry {
+    pub(super) record: ModelRecord,
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) durable: bool,
+    pub(super) last_used: u64,
+    pub(super) pins: Vec<Pin>,
+    /// The tree is in place. False when a blob was lost or quarantined: the next fetch completes it.
+    pub(super) published: bool,
+    /// Holds on its blobs until it is durable, so that an orphan sweep does not take them.
+    pub(super) building: Vec<BlobHold>,
+}
+
+pub(super) type ModelKey = (Tenant, ModelId);
+
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    pub(super) blobs: HashMap<Hash, Blob>,
+    pub(super) by_key: HashMap<FlightKey, Hash>,
+    pub(super) by_sha256: HashMap<String, Hash>,
+    pub(super) models: BTreeMap<ModelKey, ModelEntry>,
+    /// Partials on disk that are not complete blobs: their charge, and whether a transfer has them open.
+    pub(super) partials: HashMap<FlightKey, PartialEntry>,
+    pub(super) account: Account,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PartialEntry {
+    pub(super) size: u64,
+    pub(super) open: bool,
+}
+
+// === impl Home ===
+
+impl Home {
+    /// The file with the bytes of `hash`.
+    pub(super) fn path(self, layout: &Layout, hash: &Hash) -> PathBuf {
+        match self {
+            Self::Sealed => layout.blob(hash),
+            Self::Partial(key) => layout.partial(&key).join("data"),
+            Self::Received(key) => layout.received_blob(&key, hash),
+        }
+    }
+}
+
+// === impl Blob ===
+
+impl Blob {
+    pub(super) fn new(size: u64, home: Home, cvs: Option<Arc<[GroupCv]>>, suspect: bool) -> Self {
+        Self { size, home, cvs, suspect, scrubbed_at: 0, holds: Arc::new(()) }
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        Arc::strong_count(&self.holds) > 1
+    }
+}
+
+// === impl Index ===
+
+impl Index {
+    /// Adds a blob and charges it.
+    pub(super) fn add_blob(&mut self, hash: Hash, blob: Blob) {
+        self.account.blobs += cost(blob.size);
+        self.blobs.insert(hash, blob);
+    }
+
+    /// Forgets a blob and every way to find it.
+    pub(super) fn remove_blob(&mut self, hash: &Hash) -> Option<Blob> {
+        let blob = self.blobs.remove(hash)?;
+        self.account.blobs -= cost(blob.size);
+        self.by_key.retain(|_, found| found != hash);
+        self.by_sha256.retain(|_, found| found != hash);
+        Some(blob)
+    }
+
+    pub(super) fn hold(&self, hash: &Hash) -> Option<BlobHold> {
+        let blob = self.blobs.get(hash).filter(|blob| !blob.suspect)?;
+        Some(BlobHold { hash: *hash, size: blob.size, _token: Arc::clone(&blob.holds) })
+    }
+
+    pub(super) fn state(&self, hash: &Hash) -> Option<BlobState> {
+        let blob = self.blobs.get(hash).filter(|blob| !blob.suspect)?;
+        Some(if blob.home == Home::Sealed { BlobState::Sealed } else { BlobState::Readable })
+    }
+
+    pub(super) fn add_model(&mut self, key: ModelKey, entry: ModelEntry) {
+        if let Some(old) = self.models.get(&key) {
+            self.account.models -= model_cost(old.record.files);
+        }
+        self.account.models += model_cost(entry.record.files);
+        self.models.insert(key, entry);
+    }
+
+    pub(super) fn remove_model(&mut self, key: &ModelKey) -> Option<ModelEntry> {
+        let entry = self.models.remove(key)?;
+        self.account.models -= model_cost(entry.record.files);
+        Some(entry)
+    }
+
+    pub(super) fn add_partial(&mut self, key: FlightKey, size: u64, open: bool) {
+        if self.partials.insert(key, PartialEntry { size, open }).is_none() {
+            self.account.partials += cost(size);
+        }
+    }
+
+    pub(super) fn remove_partial(&mut self, key: &FlightKey) {
+        if let Some(entry) = self.partials.remove(key) {
+            self.account.partials -= cost(entry.size);
+        }
+    }
+
+    /// Blobs that some model's manifest names, but for the models in `except`.
+    pub(super) fn used_blobs(&self, except: &HashSet<&ModelKey>) -> HashSet<Hash> {
+        self.models
+            .iter()
+            .filter(|(key, _)| !except.contains(key))
+            .flat_map(|(_, entry)| entry.manifest.files().iter().map(|file| file.blake3))
+            .collect()
+    }
+
+    /// The model as others see it, if its tree is in place and its blobs are here.
+    pub(super) fn view(&self, layout: &Layout, key: &ModelKey) -> Option<Model> {
+        let entry = self.models.get(key).filter(|entry| entry.published)?;
+        Some(Model {
+            record: entry.record.clone(),
+            path: layout.tree(&key.0, &key.1),
+            durable: entry.durable,
+            last_used: entry.last_used,
+            pins: entry.pins.clone(),
+        })
+    }
+}

@@ -1,0 +1,159 @@
+//! What a kill or a power cut between two steps leaves: the numbered arguments of `cache-layout/README.md`.
+
+use super::*;
+
+/// Runs `work` on a store that stops at `step`, then gives it up without an orderly stop.
+fn crash_at(fixture: &Fixture, step: &'static str, work: impl FnOnce(&Store) -> Result<(), StoreError>) {
+    let store = fixture.open("one");
+    *store.inner.crash_at.lock().unwrap() = Some(step);
+    let error = work(&store).expect_err("the step is reached");
+    assert!(error.to_string().contains(step), "{error}");
+}
+
+#[test]
+fn a_kill_keeps_what_was_received_and_a_power_cut_what_was_durable() {
+    let bytes = noise(1, 6 * GROUP_BYTES as usize);
+    for (boot, missing) in [("one", 5..6), ("two", 2..6)] {
+        let fixture = Fixture::new();
+        let store = fixture.open("one");
+        let reservation = store.reserve(store.cost_to_begin(&key(&bytes), bytes.len() as u64), &[]).unwrap();
+        let partial = store.begin(key(&bytes), bytes.len() as u64, &reservation).unwrap();
+        write(&partial, 0, &bytes);
+        write(&partial, 1, &bytes);
+        partial.sync().unwrap();
+        for index in 2..5 {
+            write(&partial, index, &bytes);
+        }
+        drop((partial, reservation, store));
+        let store = fixture.open(boot);
+        let reservation = store.reserve(store.cost_to_begin(&key(&bytes), bytes.len() as u64), &[]).unwrap();
+        let partial = store.begin(key(&bytes), bytes.len() as u64, &reservation).unwrap();
+        assert_eq!(partial.missing(), [missing], "boot {boot}");
+        write_missing(&partial, &bytes);
+        assert_eq!(partial.complete(None, &[]).unwrap().hash, Hash::of(&bytes));
+    }
+}
+
+#[test]
+fn received_groups_that_do_not_hash_are_fetched_again() {
+    let bytes = noise(2, 4 * GROUP_BYTES as usize);
+    let fixture = Fixture::new();
+    let store = fixture.open("one");
+    let reservation = store.reserve(store.cost_to_begin(&key(&bytes), bytes.len() as u64), &[]).unwrap();
+    let partial = store.begin(key(&bytes), bytes.len() as u64, &reservation).unwrap();
+    write(&partial, 0, &bytes);
+    write(&partial, 2, &bytes);
+    partial.sync().unwrap();
+    let data = store.inner.layout.partial(&key(&bytes)).join("data");
+    drop((partial, reservation, store));
+    let file = std::fs::File::options().write(true).open(data).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"torn", 2 * GROUP_BYTES + 77).unwrap();
+    let store = fixture.open("two");
+    let reservation = store.reserve(0, &[]).unwrap();
+    assert_eq!(store.begin(key(&bytes), bytes.len() as u64, &reservation).unwrap().missing(), [1..4]);
+}
+
+#[test]
+fn sealing_stopped_at_any_step_loses_nothing_readable() {
+    let large = noise(3, 2 * GROUP_BYTES as usize + 1);
+    let files: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("model.safetensors", &large)];
+    for step in ["synced", "named", "directories synced", "catalogued", "manifest written", "record written"] {
+        let fixture = Fixture::new();
+        crash_at(&fixture, step, |store| {
+            publish(store, "m", &files).unwrap();
+            store.flush()
+        });
+        let store = fixture.open("one");
+        let model = store.models().pop().unwrap_or_else(|| panic!("killed at `{step}`: the model is gone"));
+        assert!(is_right(&model, &files), "killed at `{step}`");
+        store.flush().unwrap();
+        assert!(store.models()[0].durable, "killed at `{step}`");
+        store.close().unwrap();
+        assert_eq!(fixture.verify().faults, [], "killed at `{step}`");
+    }
+}
+
+#[test]
+fn a_power_cut_before_the_record_shows_no_model_and_after_it_a_right_one() {
+    let large = noise(4, 2 * GROUP_BYTES as usize + 1);
+    let files: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("model.safetensors", &large)];
+    for (step, visible) in
+        [("synced", false), ("catalogued", false), ("manifest written", false), ("record written", true)]
+    {
+        let fixture = Fixture::new();
+        crash_at(&fixture, step, |store| {
+            publish(store, "m", &files).unwrap();
+            store.flush()
+        });
+        let store = fixture.open("two");
+        let models = store.models();
+        assert_eq!(models.len(), usize::from(visible), "cut at `{step}`");
+        assert!(models.iter().all(|model| is_right(model, &files)));
+        let trees = std::fs::read_dir(fixture.root().join("trees/default")).unwrap().count();
+        assert_eq!(trees, models.len(), "no tree without a model, cut at `{step}`");
+        // Fetching again completes it.
+        let model = publish(&store, "m", &files).unwrap();
+        assert!(is_right(&model, &files));
+        store.close().unwrap();
+        assert_eq!(fixture.verify().faults, [], "cut at `{step}`");
+    }
+}
+
+#[test]
+fn publishing_stopped_before_the_tree_is_finished_at_the_next_start() {
+    let files: [(&str, &[u8]); 1] = [("config.json", b"{}")];
+    for (boot, models) in [("one", 1), ("two", 0)] {
+        let fixture = Fixture::new();
+        crash_at(&fixture, "pending written", |store| publish(store, "m", &files).map(|_| ()));
+        let store = fixture.open(boot);
+        assert_eq!(store.models().len(), models, "boot {boot}");
+        store.close().unwrap();
+        assert_eq!(fixture.verify().faults, []);
+    }
+}
+
+#[test]
+fn eviction_stopped_at_any_step_leaves_a_whole_model_or_none() {
+    let large = noise(5, 2 * GROUP_BYTES as usize);
+    let files: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("model.safetensors", &large)];
+    for (step, models) in [("tree withdrawn", 1), ("record removed", 0)] {
+        let fixture = Fixture::new();
+        crash_at(&fixture, step, |store| {
+            publish(store, "m", &files).unwrap();
+            store.flush()?;
+            store.gc(true).map(|_| ())
+        });
+        for boot in ["one", "two"] {
+            let store = fixture.open(boot);
+            let found = store.models();
+            assert_eq!(found.len(), models, "stopped at `{step}`");
+            assert!(found.iter().all(|model| is_right(model, &files)));
+            drop(store);
+        }
+        let store = fixture.open("two");
+        store.gc(true).unwrap();
+        assert_eq!(store.inner.index().account, space::Account::default());
+        store.close().unwrap();
+        assert_eq!(fixture.verify().faults, []);
+    }
+}
+
+#[test]
+fn temporaries_and_torn_files_are_swept() {
+    let fixture = Fixture::new();
+    fixture.open("one").close().unwrap();
+    let root = fixture.root();
+    std::fs::create_dir_all(root.join("tmp/tree/sub")).unwrap();
+    std::fs::write(root.join("tmp/tree/sub/file"), "x").unwrap();
+    std::fs::create_dir_all(root.join("pending/default")).unwrap();
+    std::fs::write(root.join("pending/default/m-0123456789abcdef0123456789abcdef.json"), "{\"boot\":\"on").unwrap();
+    std::fs::write(root.join("catalog.log"), "12345678 torn").unwrap();
+    std::fs::write(root.join("blobs/not-a-blob"), "x").unwrap();
+    let store = fixture.open("one");
+    assert_eq!(listing(&root.join("tmp")), [""; 0]);
+    assert_eq!(listing(&root.join("pending/default")), [""; 0]);
+    assert_eq!(store.usage().blob_count, 0);
+    store.close().unwrap();
+    assert!(root.join("blobs/not-a-blob").exists(), "a stranger's file is left alone");
+    assert_eq!(fixture.verify().faults.len(), 1);
+}

@@ -1,0 +1,106 @@
+//! Bytes that change on disk: found by every reader, set aside, fetched again.
+
+use std::os::unix::fs::{FileExt, PermissionsExt};
+
+use super::*;
+use crate::base::ErrorKind;
+
+/// Flips one bit of a file behind the store's back.
+fn flip(path: &Path, offset: u64) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o444)).unwrap();
+}
+
+fn damaged(offset: u64) -> (Fixture, Store, Vec<u8>, Model) {
+    let fixture = Fixture::new();
+    let store = fixture.open("one");
+    let large = noise(1, 3 * GROUP_BYTES as usize + 9);
+    let model = publish(&store, "m", &[("model.safetensors", &large), ("config.json", b"{}")]).unwrap();
+    store.flush().unwrap();
+    flip(&store.inner.layout.blob(&Hash::of(&large)), offset);
+    (fixture, store, large, model)
+}
+
+#[test]
+fn every_group_is_proved_when_it_is_read() {
+    let (_fixture, store, large, _) = damaged(GROUP_BYTES + 3);
+    let reader = store.open_blob(&Hash::of(&large)).unwrap();
+    let mut buffer = vec![0; GROUP_BYTES as usize];
+    for index in [0, 2, 3] {
+        let range = group_range(large.len() as u64, index);
+        assert_eq!(**reader.group(index, &mut buffer).unwrap(), large[range.start as usize..range.end as usize]);
+    }
+    assert_eq!(reader.group(1, &mut buffer).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn the_scrub_finds_every_flip_and_the_next_fetch_heals_it() {
+    // The last, short group too.
+    for offset in [0, 2 * GROUP_BYTES, 3 * GROUP_BYTES + 8] {
+        let (fixture, store, large, model) = damaged(offset);
+        let files: [(&str, &[u8]); 2] = [("model.safetensors", &large), ("config.json", b"{}")];
+        let before = fixture.verify();
+        assert!(before.faults.iter().any(|fault| fault.blob == Some(Hash::of(&large))), "{before:?}");
+        let found = store.scrub_step(u64::MAX).unwrap();
+        assert_eq!((found.faults.len(), found.round_done), (1, true));
+        assert!(store.models().is_empty() && !model.path.exists());
+        assert_eq!(store.usage().blob_count, 1, "the right blob stays");
+        assert!(store.usage().quarantined > 0);
+        assert_eq!(fixture.verify().faults, []);
+        let healed = publish(&store, "m", &files).unwrap();
+        assert!(is_right(&healed, &files) && healed.path == model.path);
+        store.flush().unwrap();
+        assert_eq!(store.scrub_step(u64::MAX).unwrap().faults, []);
+        assert_eq!(fixture.verify().faults, []);
+    }
+}
+
+#[test]
+fn outboards_manifests_and_trees_are_verified_too() {
+    let (fixture, store, large, model) = damaged(0);
+    flip(&store.inner.layout.blob(&Hash::of(&large)), 0);
+    assert_eq!(fixture.verify().faults, []);
+    let check = |path: &Path, damage: &dyn Fn(&Path), says: &str| {
+        let kept = std::fs::read(path).ok();
+        damage(path);
+        let faults = fixture.verify().faults;
+        assert!(faults.iter().any(|fault| fault.what.contains(says)), "{says}: {faults:?}");
+        let _ = std::fs::remove_file(path);
+        if let Some(kept) = kept {
+            std::fs::write(path, kept).unwrap();
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o444)).unwrap();
+        }
+    };
+    let layout = &store.inner.layout;
+    check(&layout.outboard(&Hash::of(&large)), &|path| flip(path, 40), "outboard is wrong");
+    check(&layout.outboard(&Hash::of(&large)), &|path| std::fs::remove_file(path).unwrap(), "missing");
+    check(&layout.manifest(&model.record.manifest), &|path| std::fs::write(path, "{}").unwrap(), "shape");
+    if rustix::process::geteuid().is_root() {
+        check(&model.path.join("stranger"), &|path| std::fs::write(path, "").unwrap(), "not in the manifest");
+        let gone = model.path.join("config.json");
+        check(&gone, &|path| std::fs::remove_file(path).unwrap(), "missing");
+    }
+    drop(store);
+}
+
+#[test]
+fn bytes_left_by_a_killed_process_are_hashed_before_they_are_used() {
+    let fixture = Fixture::new();
+    let large = noise(1, 2 * GROUP_BYTES as usize);
+    let files: [(&str, &[u8]); 2] = [("model.safetensors", &large), ("config.json", b"{}")];
+    let store = fixture.open("one");
+    publish(&store, "m", &files).unwrap();
+    let data = store.inner.layout.partial(&key(&large)).join("data");
+    drop(store);
+    flip(&data, 5);
+    let store = fixture.open("one");
+    assert!(store.hold_by_key(&key(&large)).is_none(), "its bytes are wrong");
+    assert!(store.models().is_empty());
+    store.flush().unwrap();
+    let model = publish(&store, "m", &files).unwrap();
+    assert!(is_right(&model, &files));
+}
