@@ -87,3 +87,5 @@ pub mod telemetry;
 pub mod model;
 
 pub mod store;
+
+pub mod transfer;

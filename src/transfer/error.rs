@@ -1,0 +1,168 @@
+//! What can go wrong between a reference and its model. Clonable, because one flight fails for all who wait for it.
+
+use std::sync::Arc;
+
+use crate::base::ErrorKind;
+use crate::model::source::SourceError;
+use crate::model::tensor::TensorError;
+use crate::model::{FilePath, IndexError, ManifestError, Revision};
+use crate::store::StoreError;
+
+/// Errors of a transfer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TransferError {
+    /// The origin could not be asked, or not for all bytes.
+    #[error("fetch {what}: {source}")]
+    Source {
+        /// Reference or file.
+        what: String,
+        /// The origin's word.
+        source: SourceError,
+    },
+    /// The store could not take it.
+    #[error("store {what}: {source}")]
+    Store {
+        /// Reference or file.
+        what: String,
+        /// The store's word.
+        source: Arc<StoreError>,
+    },
+    /// The reference names a revision that its origin no longer has.
+    #[error(
+        "{reference} asks for revision {asked}, its origin now has {found}: ask for that, or leave the revision out"
+    )]
+    OtherRevision {
+        /// The reference.
+        reference: String,
+        /// As typed.
+        asked: Revision,
+        /// What the origin resolves to.
+        found: Revision,
+    },
+    /// The origin changed under each of several plannings.
+    #[error("{what} changed at its origin during each of {plannings} attempts: try again when it is left alone")]
+    Changing {
+        /// The reference.
+        what: String,
+        /// How often it was planned.
+        plannings: u32,
+    },
+    /// The bytes are not those that the origin declares.
+    #[error("{file} is corrupt: its origin declares {algorithm} {declared}, the bytes received twice have {computed}")]
+    WrongDigest {
+        /// The file.
+        file: FilePath,
+        /// `blake3`, `sha256`, ...
+        algorithm: &'static str,
+        /// Lower-case hex.
+        declared: String,
+        /// Lower-case hex.
+        computed: String,
+    },
+    /// A file ends in `.safetensors` and is none.
+    #[error("{file} is not valid safetensors: {source}; the file at the origin is broken, publish it again")]
+    Tensors {
+        /// The file.
+        file: FilePath,
+        /// What is wrong.
+        source: TensorError,
+    },
+    /// An index names a shard that the origin does not have.
+    #[error("{index} names {shard}, which the origin does not have ({missing} missing in all): publish it there")]
+    MissingShard {
+        /// The index.
+        index: FilePath,
+        /// The first that is missing.
+        shard: FilePath,
+        /// How many are.
+        missing: usize,
+    },
+    /// An index cannot be read.
+    #[error("{index}: {source}")]
+    Index {
+        /// The file.
+        index: FilePath,
+        /// What is wrong.
+        source: Arc<IndexError>,
+    },
+    /// The file list breaks a limit or contradicts itself.
+    #[error("the file list of {reference} is refused: {source}")]
+    List {
+        /// The reference.
+        reference: String,
+        /// What is wrong.
+        source: Arc<ManifestError>,
+    },
+    /// The caller, or a shutdown, called it off.
+    #[error("the fetch was called off")]
+    Cancelled,
+    /// A defect of preheat.
+    #[error("{task} ended unexpectedly: {detail}; this is a defect of preheat")]
+    Defect {
+        /// Which task.
+        task: &'static str,
+        /// Its last word.
+        detail: String,
+    },
+}
+
+/// What a failure means for the range that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// Ask again after a while.
+    Retry,
+    /// Ask again, but not often: the source contradicts itself.
+    RetryLittle,
+    /// Ask again later, and everybody asks less.
+    SlowDown(Option<std::time::Duration>),
+    /// Asking again cannot help.
+    GiveUp,
+}
+
+// === impl TransferError ===
+
+impl TransferError {
+    /// What it means to whoever has to act.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Source { source, .. } => source.kind(),
+            Self::Store { source, .. } => source.kind(),
+            Self::OtherRevision { .. } => ErrorKind::NotFound,
+            Self::Changing { .. } => ErrorKind::Conflict,
+            Self::WrongDigest { .. } | Self::Tensors { .. } => ErrorKind::Corrupt,
+            Self::MissingShard { .. } => ErrorKind::NotFound,
+            Self::Index { .. } | Self::List { .. } => ErrorKind::Invalid,
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Defect { .. } => ErrorKind::Internal,
+        }
+    }
+
+    pub(super) fn source(what: impl ToString, source: SourceError) -> Self {
+        Self::Source { what: what.to_string(), source }
+    }
+
+    pub(super) fn store(what: impl ToString, source: StoreError) -> Self {
+        Self::Store { what: what.to_string(), source: Arc::new(source) }
+    }
+
+    pub(super) fn remedy(&self) -> Remedy {
+        match self {
+            Self::Source { source, .. } => match source {
+                SourceError::RateLimited { retry_after, .. } => Remedy::SlowDown(*retry_after),
+                SourceError::Unavailable { .. } | SourceError::Stalled { .. } => Remedy::Retry,
+                SourceError::Protocol { .. } => Remedy::RetryLittle,
+                SourceError::NotFound { .. }
+                | SourceError::Denied { .. }
+                | SourceError::Changed { .. }
+                | SourceError::Invalid { .. } => Remedy::GiveUp,
+            },
+            _ => Remedy::GiveUp,
+        }
+    }
+
+    /// Whether planning again may help.
+    pub(super) fn is_change(&self) -> bool {
+        matches!(self, Self::Source { source: SourceError::Changed { .. }, .. })
+    }
+}
