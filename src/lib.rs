@@ -86,6 +86,7 @@ pub mod telemetry;
 
 pub mod model;
 
+pub mod origin;
 pub mod store;
 
 pub mod transfer;

@@ -11,6 +11,7 @@ mod error;
 mod evict;
 mod frame;
 mod index;
+mod inner;
 mod journal;
 mod layout;
 mod lock;
@@ -29,9 +30,8 @@ mod space;
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use blob::BlobReader;
 pub use error::StoreError;
@@ -39,15 +39,14 @@ pub use options::Options;
 pub use partial::Partial;
 pub use readonly::ReadOnlyStore;
 
-use self::catalog::{Catalog, CatalogLine};
 use self::error::IoContext;
 use self::evict::Goal;
-use self::index::{Blob, Home, Index};
+use self::index::Home;
+use self::inner::{Inner, now};
 use self::layout::Layout;
 use self::lock::RootLock;
-use crate::digest::{Declared, GroupCv, Hash};
+use crate::digest::{Declared, Hash};
 use crate::model::{FlightKey, Manifest, ModelId, ModelRecord, Tenant};
-use crate::sys::space::Filesystem;
 
 /// Who holds the lock of a root; written into `lock` for the next to read.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -208,24 +207,6 @@ pub struct BlobHold {
     pub size: u64,
     /// Counted, never read: see [`index::Blob::is_held`].
     _token: Arc<()>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    layout: Layout,
-    options: Options,
-    index: Mutex<Index>,
-    catalog: Mutex<Catalog>,
-    /// One sealing at a time.
-    sealing: Mutex<()>,
-    /// One eviction at a time, and no pin meanwhile.
-    evicting: Mutex<()>,
-    /// The first failure after which nothing more is written.
-    halted: OnceLock<String>,
-    /// Test builds stop here as a crash would: see [`Inner::step`].
-    #[cfg(test)]
-    crash_at: Mutex<Option<&'static str>>,
-    _lock: RootLock,
 }
 
 // === impl Store ===
@@ -563,216 +544,4 @@ impl Store {
         self.flush()?;
         recover::write_boot(&self.inner.layout, &self.inner.options.boot, true)
     }
-}
-
-// === impl Inner ===
-
-impl Inner {
-    fn index(&self) -> MutexGuard<'_, Index> {
-        // Every change of the index is made in one go: a panic elsewhere does not leave it half-changed.
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn catalog(&self) -> MutexGuard<'_, Catalog> {
-        self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn check_writable(&self) -> Result<(), StoreError> {
-        match self.halted.get() {
-            Some(detail) => Err(StoreError::Halted { detail: detail.clone() }),
-            None => Ok(()),
-        }
-    }
-
-    /// Passes an outcome on; a disk that answers EIO or EROFS stops the store's writing.
-    fn note<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
-        if let Err(StoreError::Io { source, .. }) = &outcome
-            && matches!(source.raw_os_error(), Some(libc::EIO | libc::EROFS))
-        {
-            self.halt(&outcome.as_ref().err().map(ToString::to_string).unwrap_or_default());
-        }
-        outcome
-    }
-
-    /// Passes the outcome of a sync on; a failed one is final, so it stops the store's writing.
-    fn synced<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
-        outcome.inspect_err(|error| {
-            // Out of space while writing back is not a broken disk, but what was to be synced is lost all the same.
-            if !matches!(error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull) {
-                self.halt(&error.to_string());
-            }
-        })
-    }
-
-    fn halt(&self, detail: &str) {
-        if self.halted.set(detail.to_owned()).is_ok() {
-            tracing::error!(root = %self.layout.root().display(), detail, "the store stops writing; what it has is still read");
-        }
-    }
-
-    /// A named point between two steps of a crash-safe sequence. Test builds can stop at it, as a crash would.
-    #[cfg_attr(not(test), expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "acts in test builds"))]
-    fn step(&self, name: &'static str) -> Result<(), StoreError> {
-        #[cfg(test)]
-        if *self.crash_at.lock().unwrap_or_else(PoisonError::into_inner) == Some(name) {
-            return Err(StoreError::Halted { detail: format!("crashed at `{name}`") });
-        }
-        let _ = name;
-        Ok(())
-    }
-
-    /// Holds a blob, hashing it first if an earlier process left it.
-    fn trusted(&self, hash: &Hash) -> Option<BlobHold> {
-        let suspect = {
-            let index = self.index();
-            let blob = index.blobs.get(hash)?;
-            if !blob.suspect {
-                return index.hold(hash);
-            }
-            (blob.home, blob.cvs.clone())
-        };
-        let path = suspect.0.path(&self.layout, hash);
-        let right = match suspect.1 {
-            Some(cvs) => BlobReader::open(hash, &path, Some(cvs), &self.layout.outboard(hash))
-                .and_then(|reader| reader.verify(&mut |_| {})),
-            None => self.hash_small(hash, &path).map(|_| ()),
-        };
-        if right.is_err() {
-            // The bytes are of no use; failing to move them aside changes nothing for the caller.
-            let _ = self.quarantine_blob(hash, "recovery");
-            return None;
-        }
-        let mut index = self.index();
-        index.blobs.get_mut(hash)?.suspect = false;
-        index.hold(hash)
-    }
-
-    /// Takes in a blob that has just become whole. If it is here already, ours is dropped.
-    fn adopt(
-        &self,
-        key: FlightKey,
-        hash: Hash,
-        size: u64,
-        home: Home,
-        cvs: Option<Arc<[GroupCv]>>,
-        declared: &[Declared],
-    ) -> BlobHold {
-        if let Some(known) = self.trusted(&hash) {
-            match home {
-                Home::Partial(key) => self.remove_partial_directory(&key),
-                Home::Received(key) => drop(std::fs::remove_file(self.layout.received_blob(&key, &hash))),
-                Home::Sealed => {}
-            }
-            self.learn(key, &hash, size, declared);
-            return known;
-        }
-        let mut index = self.index();
-        index.remove_partial(&key);
-        let blob = Blob::new(size, home, cvs, false);
-        let hold = BlobHold { hash, size, _token: Arc::clone(&blob.holds) };
-        index.add_blob(hash, blob);
-        index.by_key.insert(key, hash);
-        if let Some(sha256) = partial::sha256_of(declared) {
-            index.by_sha256.insert(sha256.to_owned(), hash);
-        }
-        hold
-    }
-
-    fn learn(&self, key: FlightKey, hash: &Hash, size: u64, declared: &[Declared]) {
-        let sha256 = partial::sha256_of(declared).map(str::to_owned);
-        let news = {
-            let mut index = self.index();
-            let sealed = index.blobs.get(hash).is_some_and(|blob| blob.home == Home::Sealed);
-            if let Some(sha256) = &sha256 {
-                index.by_sha256.insert(sha256.clone(), *hash);
-            }
-            index.by_key.insert(key, *hash) != Some(*hash) && sealed
-        };
-        if news {
-            // Advisory, so not synced; a readable blob gets its line when it is sealed.
-            let line = CatalogLine { key, blob: *hash, size, sha256 };
-            if let Err(error) = self.catalog().append(&[line], false) {
-                tracing::warn!(%error, "the catalog was not extended; this object may be fetched again");
-            }
-        }
-    }
-
-    fn remove_partial_directory(&self, key: &FlightKey) {
-        let path = self.layout.partial(key);
-        if let Err(error) = std::fs::remove_dir_all(&path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "a partial could not be removed");
-        }
-        self.index().remove_partial(key);
-    }
-
-    fn available(&self) -> Result<u64, StoreError> {
-        Ok(Filesystem::of(self.layout.root()).at("read free space", self.layout.root())?.available)
-    }
-
-    fn keep_free(&self) -> Result<u64, StoreError> {
-        match self.options.keep_free {
-            Some(bytes) => Ok(bytes.0),
-            None => {
-                let total = Filesystem::of(self.layout.root()).at("read free space", self.layout.root())?.total;
-                Ok(total / 20)
-            }
-        }
-    }
-
-    /// The cap: as set, or what is ours and free now, less what is left to others.
-    fn capacity(&self, index: &Index, available: u64) -> u64 {
-        match self.options.capacity {
-            Some(bytes) => bytes.0,
-            None => (index.account.used() + available).saturating_sub(self.keep_free().unwrap_or(0)),
-        }
-    }
-
-    fn no_space(&self, needed: u64, kept: &[(ModelId, String)]) -> StoreError {
-        use crate::base::units::ByteSize;
-        let available = self.available().unwrap_or(0);
-        let index = self.index();
-        let (capacity, total) = (self.capacity(&index, available), index.account.total());
-        let mut detail = format!(
-            "{} are taken or promised of {}, {} are free on the file system",
-            ByteSize(total),
-            ByteSize(capacity),
-            ByteSize(available)
-        );
-        for (id, why) in kept.iter().take(8) {
-            detail.push_str(&format!("; {id} is {why}"));
-        }
-        detail.push_str("; raise store.capacity, unpin a model, or free the disk");
-        StoreError::NoSpace { needed, detail }
-    }
-}
-
-// === impl Reservation ===
-
-impl Reservation {
-    /// Moves bytes from promised to taken; they have been charged elsewhere.
-    fn spend(&self, bytes: u64) {
-        let before =
-            self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(bytes)));
-        let spent = before.unwrap_or(0).min(bytes);
-        let mut index = self.inner.index();
-        index.account.reserved = index.account.reserved.saturating_sub(spent);
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        if crate::sys::mutant::mutant("reservation_not_returned") {
-            return;
-        }
-        let left = self.left.load(Ordering::SeqCst);
-        let mut index = self.inner.index();
-        index.account.reserved = index.account.reserved.saturating_sub(left);
-    }
-}
-
-/// Seconds since the epoch.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

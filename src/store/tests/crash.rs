@@ -50,7 +50,7 @@ fn received_groups_that_do_not_hash_are_fetched_again() {
     std::os::unix::fs::FileExt::write_all_at(&file, b"torn", 2 * GROUP_BYTES + 77).unwrap();
     let store = fixture.open("two");
     let reservation = store.reserve(0, &[]).unwrap();
-    assert_eq!(store.begin(key(&bytes), bytes.len() as u64, &reservation).unwrap().missing(), [1..4]);
+    assert_eq!(store.begin(key(&bytes), bytes.len() as u64, &reservation).unwrap().missing(), vec![1..4]);
 }
 
 #[test]

@@ -1,0 +1,140 @@
+//! Which origins may be asked. Prefixes are compared part by part (scheme, authority, whole path segments), never as text: as
+//! text `https://good.example` is a prefix of `https://good.example.evil.net`.
+
+use url::Url;
+
+use crate::model::source::SourceError;
+use crate::model::{Reference, Scheme};
+
+/// The allow-list. Empty: everything is allowed.
+#[derive(Debug)]
+pub(super) struct AllowList {
+    prefixes: Vec<Prefix>,
+}
+
+#[derive(Debug)]
+struct Prefix {
+    scheme: Scheme,
+    /// Host and port, or bucket; empty allows every one of the scheme.
+    authority: String,
+    segments: Vec<String>,
+}
+
+// === impl AllowList ===
+
+impl AllowList {
+    pub(super) fn new(prefixes: &[String]) -> Result<Self, SourceError> {
+        let prefixes = prefixes.iter().map(|text| Prefix::parse(text)).collect::<Result<_, _>>()?;
+        Ok(Self { prefixes })
+    }
+
+    pub(super) fn check_reference(&self, reference: &Reference) -> Result<(), SourceError> {
+        if self.prefixes.is_empty() || self.lists(reference) {
+            return Ok(());
+        }
+        Err(refused(&reference.base()))
+    }
+
+    pub(super) fn lists(&self, reference: &Reference) -> bool {
+        self.covers(reference.scheme, &reference.authority, &reference.place)
+    }
+
+    /// Whether a redirect may lead to `url`.
+    pub(super) fn allows_url(&self, url: &Url) -> bool {
+        let scheme = match url.scheme() {
+            "http" => Scheme::Http,
+            "https" => Scheme::Https,
+            _ => return false,
+        };
+        let host = url.host_str().unwrap_or_default();
+        let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let place = percent_encoding::percent_decode_str(url.path().trim_matches('/')).decode_utf8_lossy();
+        self.prefixes.is_empty() || self.covers(scheme, &authority, &place)
+    }
+
+    fn covers(&self, scheme: Scheme, authority: &str, place: &str) -> bool {
+        self.prefixes.iter().any(|prefix| {
+            let mut place = place.split('/');
+            prefix.scheme == scheme
+                && (prefix.authority.is_empty() || prefix.authority == authority)
+                && prefix.segments.iter().all(|segment| place.next() == Some(segment))
+        })
+    }
+}
+
+pub(super) fn refused(url: &str) -> SourceError {
+    SourceError::Denied {
+        what: url.to_owned(),
+        detail: format!("it is not on the list of allowed origins; to allow it, add: --allow-origin {url}"),
+    }
+}
+
+// === impl Prefix ===
+
+impl Prefix {
+    fn parse(text: &str) -> Result<Self, SourceError> {
+        let invalid = |detail: &str| SourceError::Invalid {
+            detail: format!(
+                "allowed origin `{text}`: {detail}; write scheme://host/path, s3://bucket/prefix or file:///dir"
+            ),
+        };
+        // `file:///` allows all files, `https://host` all of a host: neither is a reference, so parts are made up.
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| invalid("has no scheme"))?;
+        if rest.contains(['?', '#']) {
+            return Err(invalid("has a query or a fragment"));
+        }
+        let probe = match scheme {
+            "file" if rest.trim_matches('/').is_empty() => "file:///x".to_owned(),
+            "http" | "https" | "s3" if rest.is_empty() => format!("{scheme}://any/x"),
+            _ => text.to_owned(),
+        };
+        let reference: Reference = probe.parse().map_err(|error| invalid(&format!("{error}")))?;
+        let whole = probe != text;
+        let segments = if whole { "" } else { reference.place.as_str() };
+        Ok(Self {
+            scheme: reference.scheme,
+            authority: if whole { String::new() } else { reference.authority },
+            segments: segments.split('/').filter(|segment| !segment.is_empty()).map(str::to_owned).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_end_at_segments_and_hosts() {
+        let list: Vec<String> =
+            ["https://good.example/models", "s3://bucket/a", "file:///srv/models"].map(str::to_owned).to_vec();
+        let list = AllowList::new(&list).unwrap();
+        for (text, allowed) in [
+            ("https://good.example/models", true),
+            ("https://good.example/models/x", true),
+            ("https://good.example/models-private/x", false),
+            ("https://good.example.evil.net/models/x", false),
+            ("https://good.example:8443/models/x", false),
+            ("http://good.example/models/x", false),
+            ("s3://bucket/a/b", true),
+            ("s3://bucket/ab", false),
+            ("file:///srv/models/m", true),
+            ("file:///etc/passwd", false),
+        ] {
+            let reference: Reference = text.parse().unwrap();
+            assert_eq!(list.check_reference(&reference).is_ok(), allowed, "{text}");
+        }
+        let refused = list.check_reference(&"s3://other/x".parse().unwrap()).unwrap_err().to_string();
+        assert!(refused.contains("--allow-origin s3://other/x"), "{refused}");
+        assert!(list.allows_url(&"https://good.example/models/y".parse().unwrap()));
+        assert!(!list.allows_url(&"https://169.254.169.254/models/y".parse().unwrap()));
+    }
+
+    #[test]
+    fn whole_schemes_and_no_list_allow_all() {
+        let files = AllowList::new(&["file:///".to_owned()]).unwrap();
+        assert!(files.check_reference(&"file:///any/where".parse().unwrap()).is_ok());
+        assert!(files.check_reference(&"https://host/x".parse().unwrap()).is_err());
+        assert!(AllowList::new(&[]).unwrap().check_reference(&"https://host/x".parse().unwrap()).is_ok());
+        assert!(AllowList::new(&["models".to_owned()]).is_err());
+    }
+}

@@ -1,0 +1,75 @@
+//! Bytes elsewhere: one folder for each kind of origin, all cut the same way, all held to one conformance suite.
+//!
+//! An origin lists, selects and pins ([`Origin::resolve`]), and then yields ranges of exactly what it has pinned
+//! ([`crate::model::source::RangeSource::open`]). Retries, hedging and pace are not here: `transfer` decides those for every
+//! kind alike.
+
+mod allow;
+mod client;
+mod config;
+pub mod conformance;
+mod file;
+mod http;
+mod object;
+mod range;
+mod selected;
+
+use std::sync::Arc;
+
+pub use client::install_tls_provider;
+pub use config::Config;
+pub use file::list_directory;
+
+use self::allow::AllowList;
+use self::client::Clients;
+use crate::model::source::{Origin, SourceError};
+use crate::model::{OriginId, Reference, Scheme};
+
+/// The origins that this process may read from. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Origins {
+    config: Arc<Config>,
+    allow: Arc<AllowList>,
+    clients: Clients,
+}
+
+// === impl Origins ===
+
+impl Origins {
+    /// Prepares HTTP clients and the allow-list.
+    ///
+    /// # Errors
+    /// An unreadable CA bundle, or a prefix that is not a URL.
+    pub fn new(config: Config) -> Result<Self, SourceError> {
+        let allow = Arc::new(AllowList::new(&config.allow)?);
+        let clients = Clients::new(&config, Arc::clone(&allow))?;
+        Ok(Self { config: Arc::new(config), allow, clients })
+    }
+
+    /// The origin of a reference.
+    ///
+    /// # Errors
+    /// `Denied` outside the allow-list; `Invalid` for settings that cannot work.
+    pub fn open(&self, reference: &Reference) -> Result<Arc<dyn Origin>, SourceError> {
+        self.allow.check_reference(reference)?;
+        crate::model::check_globs(&reference.selection)
+            .map_err(|error| SourceError::Invalid { detail: error.to_string() })?;
+        Ok(match reference.scheme {
+            Scheme::File => Arc::new(file::FileOrigin::new(self.config.files_max)),
+            Scheme::Http | Scheme::Https => Arc::new(http::HttpOrigin::new(self.clients.clone())),
+            Scheme::S3 => Arc::new(object::ObjectOrigin::new(reference, self.clients.clone(), &self.config)?),
+        })
+    }
+
+    /// The identity of a reference's origin: for S3 it includes the endpoint in force.
+    #[must_use]
+    pub fn identity(&self, reference: &Reference) -> OriginId {
+        OriginId::of(reference, object::endpoint_in_force().as_deref())
+    }
+
+    /// Whether the allow-list names this reference explicitly.
+    #[must_use]
+    pub fn lists(&self, reference: &Reference) -> bool {
+        self.allow.lists(reference)
+    }
+}

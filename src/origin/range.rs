@@ -1,0 +1,250 @@
+//! One range of one object over HTTP, believed only as far as it proves itself. Used for web servers and object stores alike.
+//!
+//! What real proxies and stores have been seen to do is refused here by name: a 200 or another range where one was asked, a
+//! body that ends early or goes on, an object that changed, a compressed body that nobody asked for.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, LAST_MODIFIED, RETRY_AFTER};
+use reqwest::{Response, StatusCode};
+
+use crate::model::source::{RangeBody, SourceError, Validator};
+use crate::sys::mutant::mutant;
+
+/// Longest wait that a `Retry-After` is taken for; more is treated as this and tried again.
+const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(300);
+
+/// How much of an error's body goes into its message.
+const EXCERPT: usize = 200;
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    /// Safe to print.
+    pub(super) what: String,
+    pub(super) range: Range<u64>,
+    /// Size of the whole object, as planned.
+    pub(super) size: u64,
+    pub(super) validator: Validator,
+    pub(super) stall: Duration,
+}
+
+/// The `Range` header of a range that is not empty.
+pub(super) fn range_header(range: &Range<u64>) -> String {
+    format!("bytes={}-{}", range.start, range.end.saturating_sub(1))
+}
+
+/// The header and value that pin a strong ETag, if the validator is one.
+pub(super) fn if_match(validator: &Validator) -> Option<(&'static str, &str)> {
+    match validator {
+        Validator::Strong(etag) if etag.starts_with('"') => Some(("if-match", etag)),
+        _ => None,
+    }
+}
+
+/// Checks the answer to a range request and hands on its body.
+pub(super) async fn body_of(answer: Response, asked: Asked) -> Result<RangeBody, SourceError> {
+    let status = answer.status();
+    if !status.is_success() {
+        return Err(refusal(answer, &asked.what, asked.stall).await);
+    }
+    let protocol = |detail: String| SourceError::Protocol { what: asked.what.clone(), detail };
+    check_unchanged(answer.headers(), &asked)?;
+    if let Some(encoding) = answer.headers().get(CONTENT_ENCODING)
+        && encoding != "identity"
+    {
+        return Err(protocol(format!("the body is encoded ({encoding:?}) although identity was asked for")));
+    }
+    let length = answer.content_length();
+    let wanted = asked.range.end - asked.range.start;
+    let believes_anything = mutant("content_range_ignored");
+    let (start, promised) = match status {
+        StatusCode::PARTIAL_CONTENT => {
+            let found =
+                answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).and_then(content_range);
+            match found {
+                Some((range, total)) if range == asked.range && total.is_none_or(|total| total == asked.size) => {}
+                Some((_, Some(total))) if total != asked.size => {
+                    return Err(SourceError::Changed { what: asked.what.clone() });
+                }
+                _ if believes_anything => {}
+                found => return Err(protocol(format!("asked for {:?}, it says it sends {found:?}", asked.range))),
+            }
+            (asked.range.start, wanted)
+        }
+        // Ranges are ignored: the whole object comes, of which the caller takes what it needs.
+        StatusCode::OK if mutant("whole_taken_for_range") => (asked.range.start, wanted),
+        StatusCode::OK => {
+            if length.is_some_and(|length| length != asked.size) {
+                return Err(SourceError::Changed { what: asked.what.clone() });
+            }
+            (0, asked.range.end)
+        }
+        other => return Err(protocol(format!("answers {other} to a range request"))),
+    };
+    if status == StatusCode::PARTIAL_CONTENT && length.is_some_and(|length| length != promised) && !believes_anything {
+        return Err(protocol(format!("promises {length:?} bytes, {promised} were asked for")));
+    }
+    // A whole body is cut where the range ends; one that was asked for exactly must end there by itself.
+    let may_go_on = status == StatusCode::OK;
+    let state = (answer.bytes_stream(), promised, false);
+    let stream = stream::unfold(state, move |(mut body, left, failed)| {
+        let asked = asked.clone();
+        async move {
+            if failed || (left == 0 && may_go_on) {
+                return None;
+            }
+            let piece = match body.next().await {
+                Some(Ok(piece)) => piece,
+                Some(Err(error)) => {
+                    return Some((Err(transport(&error, &asked.what, asked.stall)), (body, left, true)));
+                }
+                None if left == 0 => return None,
+                None if mutant("short_body_accepted") => return None,
+                None => {
+                    let detail = format!("the body ended {left} bytes early");
+                    return Some((Err(SourceError::Unavailable { what: asked.what, detail }), (body, left, true)));
+                }
+            };
+            let length = piece.len() as u64;
+            if length > left && !may_go_on {
+                let detail = "the body is longer than was asked for".to_owned();
+                return Some((Err(SourceError::Protocol { what: asked.what, detail }), (body, left, true)));
+            }
+            let piece: Bytes = if length > left { piece.slice(..left as usize) } else { piece };
+            let left = left - piece.len() as u64;
+            Some((Ok(piece), (body, left, false)))
+        }
+    });
+    Ok(RangeBody { start, stream: stream.boxed() })
+}
+
+fn check_unchanged(headers: &HeaderMap, asked: &Asked) -> Result<(), SourceError> {
+    let same = |name: reqwest::header::HeaderName, wanted: &str| {
+        // A server that sends none on this answer has at least honoured If-Match, or cannot be held to more.
+        headers.get(name).is_none_or(|found| found.as_bytes() == wanted.as_bytes())
+    };
+    let unchanged = match &asked.validator {
+        Validator::Strong(etag) if etag.starts_with('"') => same(ETAG, etag),
+        Validator::Weak(text) if text.starts_with("W/") => same(ETAG, text),
+        Validator::Weak(text) => same(LAST_MODIFIED, text),
+        _ => true,
+    };
+    if unchanged || mutant("etag_change_ignored") {
+        Ok(())
+    } else {
+        Err(SourceError::Changed { what: asked.what.clone() })
+    }
+}
+
+/// What a status that is no success means.
+pub(super) async fn refusal(answer: Response, what: &str, stall: Duration) -> SourceError {
+    let status = answer.status();
+    let what = what.to_owned();
+    let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(retry_after);
+    let region = answer.headers().get("x-amz-bucket-region").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let body = tokio::time::timeout(stall, answer.text()).await.ok().and_then(Result::ok).unwrap_or_default();
+    let excerpt: String = body.chars().filter(|c| !c.is_control()).take(EXCERPT).collect();
+    let detail = if excerpt.is_empty() { status.to_string() } else { format!("{status}: {excerpt}") };
+    match status {
+        StatusCode::NOT_FOUND | StatusCode::GONE => SourceError::NotFound { what },
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => SourceError::Denied { what, detail },
+        StatusCode::PRECONDITION_FAILED => SourceError::Changed { what },
+        StatusCode::TOO_MANY_REQUESTS => SourceError::RateLimited { what, retry_after },
+        StatusCode::SERVICE_UNAVAILABLE if retry_after.is_some() => SourceError::RateLimited { what, retry_after },
+        _ if status.is_redirection() => {
+            let hint = region.map(|region| format!("; its bucket is in {region}: set AWS_REGION")).unwrap_or_default();
+            SourceError::Invalid { detail: format!("{what} redirects elsewhere ({status}){hint}") }
+        }
+        StatusCode::RANGE_NOT_SATISFIABLE => {
+            SourceError::Protocol { what, detail: "says that a planned range does not exist".to_owned() }
+        }
+        _ if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
+            SourceError::Unavailable { what, detail }
+        }
+        _ => SourceError::Protocol { what, detail },
+    }
+}
+
+/// What a failure below HTTP means.
+pub(super) fn transport(error: &reqwest::Error, what: &str, stall: Duration) -> SourceError {
+    let what = what.to_owned();
+    if error.is_timeout() {
+        return SourceError::Stalled { what, after: stall };
+    }
+    // The innermost cause says most, and has no URL in it.
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let detail = cause.to_string();
+    if error.is_redirect() {
+        return SourceError::Denied { what, detail };
+    }
+    SourceError::Unavailable { what, detail }
+}
+
+fn retry_after(text: &str) -> Option<Duration> {
+    let wait = match text.trim().parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let at = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp();
+            Duration::try_from(at.duration_since(jiff::Timestamp::now())).unwrap_or_default()
+        }
+    };
+    Some(wait.min(RETRY_AFTER_LIMIT))
+}
+
+/// `bytes a-b/total`
+fn content_range(text: &str) -> Option<(Range<u64>, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let end = last.trim().parse::<u64>().ok()?.checked_add(1)?;
+    let total = if total == "*" { None } else { Some(total.trim().parse().ok()?) };
+    Some((first.trim().parse().ok()?..end, total))
+}
+
+/// The digest of `repr-digest` or `content-digest` (RFC 9530) in hex, where it is SHA-256.
+pub(super) fn sha256_field(headers: &HeaderMap) -> Option<String> {
+    let field = headers.get("repr-digest")?.to_str().ok()?;
+    let value = field.split(',').find_map(|item| item.trim().strip_prefix("sha-256=:"))?.strip_suffix(':')?;
+    super::object::hex_of_base64(value).filter(|hex| hex.len() == 64)
+}
+
+/// What the headers of an answer pin the object by.
+pub(super) fn validator_of(headers: &HeaderMap) -> Validator {
+    let text = |name: reqwest::header::HeaderName| Some(headers.get(name)?.to_str().ok()?.to_owned());
+    match text(ETAG) {
+        Some(etag) if etag.starts_with('"') => Validator::Strong(etag),
+        Some(etag) if etag.starts_with("W/") => Validator::Weak(etag),
+        _ => text(LAST_MODIFIED).map_or(Validator::None, Validator::Weak),
+    }
+}
+
+/// The header that every request carries.
+pub(super) const IDENTITY: (reqwest::header::HeaderName, &str) = (ACCEPT_ENCODING, "identity");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read_strictly() {
+        assert_eq!(content_range("bytes 0-9/100"), Some((0..10, Some(100))));
+        assert_eq!(content_range("bytes 5-5/*"), Some((5..6, None)));
+        for bad in ["", "0-9/100", "bytes 0-9", "bytes -9/100", "bytes 0-18446744073709551615/1", "bytes x-9/1"] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn waits_are_bounded() {
+        assert_eq!(retry_after("3"), Some(Duration::from_secs(3)));
+        assert_eq!(retry_after("86400"), Some(RETRY_AFTER_LIMIT));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon"), None);
+    }
+}
