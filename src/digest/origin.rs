@@ -58,6 +58,19 @@ pub enum OriginVerified {
 // === impl Algorithm ===
 
 impl Algorithm {
+    /// The stable word used in JSON and messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Crc64nvme => "crc64nvme",
+            Self::Crc32c => "crc32c",
+            Self::Crc32 => "crc32",
+            Self::Sha1 => "sha1",
+            Self::Md5 => "md5",
+        }
+    }
+
     /// Length of the value in hex digits.
     #[must_use]
     pub fn hex_len(self) -> usize {
@@ -92,14 +105,20 @@ impl From<Algorithm> for OriginVerified {
 
 impl fmt::Display for Declared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self.algorithm {
-            Algorithm::Sha256 => "sha256",
-            Algorithm::Sha1 => "sha1",
-            Algorithm::Md5 => "md5",
-            Algorithm::Crc64nvme => "crc64nvme",
-            Algorithm::Crc32c => "crc32c",
-            Algorithm::Crc32 => "crc32",
-        };
-        write!(f, "{name}:{}", self.hex)
+        write!(f, "{}:{}", self.algorithm.as_str(), self.hex)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_are_those_of_json() {
+        use Algorithm::{Crc32, Crc32c, Crc64nvme, Md5, Sha1, Sha256};
+        for algorithm in [Sha256, Crc64nvme, Crc32c, Crc32, Sha1, Md5] {
+            assert_eq!(serde_json::to_value(algorithm).unwrap(), algorithm.as_str());
+            assert_eq!(serde_json::to_value(OriginVerified::from(algorithm)).unwrap(), algorithm.as_str());
+        }
     }
 }

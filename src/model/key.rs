@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FilePath, OriginId, Revision, Selection};
+use super::{FilePath, OriginId, Reference, Revision, Selection};
 use crate::digest::Hash;
 
 /// Whose content it is. One tenant exists until access control arrives; the level is in every path and key already.
@@ -155,6 +155,21 @@ impl FromStr for FlightKey {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.parse().map(Self)
     }
+}
+
+/// The name of the alias of a moving reference: for people who look into a store. `<slug>[@revision]-<8 hex>`.
+#[must_use]
+pub fn alias_name(origin: &OriginId, reference: &Reference) -> String {
+    let mut name = slug(origin.last_segment(), reference.selection.subfolder.as_ref().map(FilePath::as_str));
+    if let Some(revision) = &reference.revision {
+        name.push('@');
+        name.push_str(&slug(revision, None));
+    }
+    let asked = reference.revision.as_deref().unwrap_or_default();
+    let digest = keyed("preheat alias 1", &[origin.as_str(), &reference.selection.canonical(), asked]);
+    name.push('-');
+    name.push_str(&digest.to_string()[..8]);
+    name
 }
 
 // === shared ===

@@ -108,7 +108,7 @@ pub enum ManifestError {
 /// Most files in one manifest. Models have up to a few hundred; converted datasets beside adapters reach thousands.
 pub(super) const FILE_LIMIT: usize = 200_000;
 
-/// Largest manifest document: [`FILE_LIMIT`] entries of about 300 bytes.
+/// Largest manifest document: `FILE_LIMIT` entries of about 300 bytes.
 pub const DOCUMENT_LIMIT: usize = 64 << 20;
 
 /// Largest sum of sizes: 2^53, what every JSON reader holds exactly; 9 petabytes.

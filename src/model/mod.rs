@@ -10,7 +10,7 @@ pub mod source;
 pub mod tensor;
 
 pub use facts::{FileFacts, ModelRecord, OriginFacts};
-pub use key::{FlightKey, ModelId, Tenant};
+pub use key::{FlightKey, ModelId, Tenant, alias_name};
 pub use manifest::{DOCUMENT_LIMIT, Kind, Manifest, ManifestEntry, ManifestError, TensorDigest};
 pub use path::{FilePath, PathError};
 pub use reference::{OriginId, Reference, ReferenceError, Revision, RevisionError, Scheme, Selection};

@@ -29,7 +29,7 @@ struct Header {
 enum Line {
     Received {
         received: u64,
-        /// Chaining values as hex; [`Hash`] has the same 32 bytes and text form.
+        /// Chaining values as hex; `Hash` has the same 32 bytes and text form.
         cvs: Vec<Hash>,
     },
     Durable {

@@ -192,6 +192,13 @@ impl Partial {
         self.inner.note(pread_exact(&self.data, into, offset).at("read partial", &self.directory))
     }
 
+    /// The root of what is here; `None` while groups are missing.
+    #[must_use]
+    pub fn root(&self) -> Option<Hash> {
+        let cvs: Option<Vec<GroupCv>> = self.state().cvs.iter().copied().collect();
+        merge_root(&cvs?)
+    }
+
     /// All groups are here and the origin's digests were right: the blob becomes readable.
     ///
     /// # Errors

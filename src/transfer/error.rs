@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::digests::Mismatch;
 use crate::base::ErrorKind;
 use crate::model::source::SourceError;
 use crate::model::tensor::TensorError;
@@ -37,7 +38,7 @@ pub enum TransferError {
         /// As typed.
         asked: Revision,
         /// What the origin resolves to.
-        found: Revision,
+        found: String,
     },
     /// The origin changed under each of several plannings.
     #[error("{what} changed at its origin during each of {plannings} attempts: try again when it is left alone")]
@@ -138,12 +139,17 @@ impl TransferError {
         }
     }
 
-    pub(super) fn source(what: impl ToString, source: SourceError) -> Self {
+    pub(super) fn source(what: &(impl ToString + ?Sized), source: SourceError) -> Self {
         Self::Source { what: what.to_string(), source }
     }
 
-    pub(super) fn store(what: impl ToString, source: StoreError) -> Self {
+    pub(super) fn store(what: &(impl ToString + ?Sized), source: StoreError) -> Self {
         Self::Store { what: what.to_string(), source: Arc::new(source) }
+    }
+
+    pub(super) fn wrong_digest(file: &FilePath, mismatch: Mismatch) -> Self {
+        let Mismatch { algorithm, declared, computed } = mismatch;
+        Self::WrongDigest { file: file.clone(), algorithm, declared, computed }
     }
 
     pub(super) fn remedy(&self) -> Remedy {
@@ -159,6 +165,11 @@ impl TransferError {
             },
             _ => Remedy::GiveUp,
         }
+    }
+
+    /// Whether bytes at rest turned out wrong: they are in quarantine, and fetching again may help.
+    pub(super) fn is_rot(&self) -> bool {
+        matches!(self, Self::Store { source, .. } if source.kind() == ErrorKind::Corrupt)
     }
 
     /// Whether planning again may help.

@@ -173,9 +173,9 @@ impl Lane {
 
     pub(super) fn closed(&mut self, shape: Shape, part: &Part, now: Instant) {
         if shape == Shape::Whole {
-            self.open_small -= 1
+            self.open_small -= 1;
         } else {
-            self.open_large -= 1
+            self.open_large -= 1;
         }
         if let Some(rate) = part.rate(now) {
             self.rate = Some(self.rate.map_or(rate, |before| 0.7 * before + 0.3 * rate));

@@ -120,7 +120,7 @@ impl<E> File<E> {
                 let Some(mut run) = self.ready.pop_front() else { return (0..0, Vec::new()) };
                 // A small remainder would cost a request of its own.
                 if run.len() > most + most / 4 {
-                    let rest = Run { groups: run.groups.start + most..run.groups.end, ..run.clone() };
+                    let rest = Run { groups: run.groups.start + most..run.groups.end, ..run };
                     run.groups.end = rest.groups.start;
                     self.ready.push_front(rest);
                 }

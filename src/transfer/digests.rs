@@ -1,0 +1,265 @@
+//! The digests that an origin declares, computed over what it sent.
+//!
+//! A CRC merges over parts: it is computed for each group in the same call that hashes and writes it, in any order, and
+//! combined at the end. SHA-256, SHA-1 and MD5 are sequential over the file, at about 2 GB/s a core; they follow the front of
+//! what is on disk, on threads of their own, reading it back from the page cache, so that they never hold up receiving and
+//! need no memory of their own worth speaking of.
+
+use std::sync::{Mutex, PoisonError};
+
+use crc_fast::CrcAlgorithm;
+use sha2::Digest;
+
+use crate::digest::{Algorithm, Declared, GROUP_BYTES, Hash, group_count, group_range};
+use crate::store::{Partial, StoreError};
+
+/// Bytes that are not what they were declared to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mismatch {
+    pub(super) algorithm: &'static str,
+    pub(super) declared: String,
+    pub(super) computed: String,
+}
+
+/// CRCs of the groups of one file, for each CRC that its origin declares.
+#[derive(Debug)]
+pub(super) struct Crcs {
+    size: u64,
+    tables: Vec<Table>,
+}
+
+/// One declared CRC, and those of the groups that have arrived.
+type Table = (Declared, CrcAlgorithm, Mutex<Vec<Option<u64>>>);
+
+/// Sequential digests of one file, under way.
+pub(super) struct Sequence {
+    running: Vec<(Declared, Running)>,
+    /// Bytes taken in.
+    pub(super) position: u64,
+}
+
+enum Running {
+    Sha256(sha2::Sha256),
+    Sha1(sha1::Sha1),
+    Md5(md5::Md5),
+}
+
+/// Read back at once: fits the second-level cache of a core, and a call a group costs nothing beside hashing it.
+const STRIDE: usize = 256 * 1024;
+
+// === shared ===
+
+fn crc_of(algorithm: Algorithm) -> Option<CrcAlgorithm> {
+    match algorithm {
+        Algorithm::Crc64nvme => Some(CrcAlgorithm::Crc64Nvme),
+        Algorithm::Crc32c => Some(CrcAlgorithm::Crc32Iscsi),
+        Algorithm::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
+        Algorithm::Sha256 | Algorithm::Sha1 | Algorithm::Md5 => None,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn crc_hex(algorithm: Algorithm, value: u64) -> String {
+    format!("{value:0width$x}", width = algorithm.hex_len())
+}
+
+fn compare(declared: &Declared, computed: String) -> Result<(), Mismatch> {
+    if declared.hex.eq_ignore_ascii_case(&computed) {
+        return Ok(());
+    }
+    Err(Mismatch { algorithm: declared.algorithm.as_str(), declared: declared.hex.clone(), computed })
+}
+
+/// Checks a blob's root against the one that a manifest at the origin names.
+pub(super) fn check_root(expected: Option<Hash>, computed: Hash) -> Result<(), Mismatch> {
+    match expected {
+        Some(expected) if expected != computed => {
+            Err(Mismatch { algorithm: "blake3", declared: expected.to_string(), computed: computed.to_string() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks all digests of a file that is whole and in memory.
+pub(super) fn check_whole(bytes: &[u8], declared: &[Declared], expected: Option<Hash>) -> Result<(), Mismatch> {
+    if let Some(expected) = expected {
+        check_root(Some(expected), Hash::of(bytes))?;
+    }
+    for one in declared {
+        let computed = match Running::new(one.algorithm) {
+            Some(mut running) => {
+                running.update(bytes);
+                running.finish()
+            }
+            None => crc_of(one.algorithm)
+                .map_or_else(String::new, |crc| crc_hex(one.algorithm, crc_fast::checksum(crc, bytes))),
+        };
+        compare(one, computed)?;
+    }
+    Ok(())
+}
+
+// === impl Crcs ===
+
+impl Crcs {
+    pub(super) fn new(size: u64, declared: &[Declared]) -> Self {
+        let groups = usize::try_from(group_count(size)).unwrap_or(usize::MAX);
+        let tables = declared
+            .iter()
+            .filter_map(|one| Some((one.clone(), crc_of(one.algorithm)?, Mutex::new(vec![None; groups]))))
+            .collect();
+        Self { size, tables }
+    }
+
+    /// Takes in group `index`.
+    pub(super) fn update(&self, index: u64, bytes: &[u8]) {
+        for (_, crc, table) in &self.tables {
+            let value = crc_fast::checksum(*crc, bytes);
+            let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(slot) = usize::try_from(index).ok().and_then(|index| table.get_mut(index)) {
+                *slot = Some(value);
+            }
+        }
+    }
+
+    /// Combines the groups and compares. Groups of an earlier attempt are read back. Blocking.
+    pub(super) fn check(&self, partial: &Partial) -> Result<Result<(), Mismatch>, StoreError> {
+        for (declared, crc, table) in &self.tables {
+            let values = table.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let mut buffer = Vec::new();
+            let mut whole = crc_fast::checksum(*crc, &[]);
+            for (index, value) in (0_u64..).zip(values) {
+                let range = group_range(self.size, index);
+                let length = range.end - range.start;
+                let value = match value {
+                    Some(value) => value,
+                    None => {
+                        buffer.resize(length as usize, 0);
+                        partial.read_at(range.start, &mut buffer)?;
+                        crc_fast::checksum(*crc, &buffer)
+                    }
+                };
+                whole = crc_fast::checksum_combine(*crc, whole, value, length);
+            }
+            if let Err(mismatch) = compare(declared, crc_hex(declared.algorithm, whole)) {
+                return Ok(Err(mismatch));
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+// === impl Sequence ===
+
+impl Sequence {
+    /// `None` if nothing sequential is declared.
+    pub(super) fn new(declared: &[Declared]) -> Option<Self> {
+        let running: Vec<_> =
+            declared.iter().filter_map(|one| Some((one.clone(), Running::new(one.algorithm)?))).collect();
+        (!running.is_empty()).then_some(Self { running, position: 0 })
+    }
+
+    /// Takes in what the partial has from here to byte `end`, or at most 16 groups of it. Blocking.
+    pub(super) fn advance(&mut self, partial: &Partial, end: u64) -> Result<(), StoreError> {
+        // Files take turns on the threads: none keeps one for longer than about 10 ms.
+        let end = end.min(self.position + 16 * GROUP_BYTES);
+        let mut buffer = vec![0; STRIDE];
+        while self.position < end {
+            let length = (end - self.position).min(STRIDE as u64) as usize;
+            partial.read_at(self.position, &mut buffer[..length])?;
+            for (_, running) in &mut self.running {
+                running.update(&buffer[..length]);
+            }
+            self.position += length as u64;
+        }
+        Ok(())
+    }
+
+    /// Compares, once everything was taken in.
+    pub(super) fn finish(self) -> Result<(), Mismatch> {
+        self.running.into_iter().try_for_each(|(declared, running)| compare(&declared, running.finish()))
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    fn new(algorithm: Algorithm) -> Option<Self> {
+        match algorithm {
+            Algorithm::Sha256 => Some(Self::Sha256(sha2::Sha256::new())),
+            Algorithm::Sha1 => Some(Self::Sha1(sha1::Sha1::new())),
+            Algorithm::Md5 => Some(Self::Md5(md5::Md5::new())),
+            Algorithm::Crc64nvme | Algorithm::Crc32c | Algorithm::Crc32 => None,
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hasher) => hasher.update(bytes),
+            Self::Sha1(hasher) => hasher.update(bytes),
+            Self::Md5(hasher) => hasher.update(bytes),
+        }
+    }
+
+    fn finish(self) -> String {
+        match self {
+            Self::Sha256(hasher) => hex(&hasher.finalize()),
+            Self::Sha1(hasher) => hex(&hasher.finalize()),
+            Self::Md5(hasher) => hex(&hasher.finalize()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn declared(algorithm: Algorithm, hex: &str) -> Declared {
+        Declared { algorithm, hex: hex.to_owned() }
+    }
+
+    /// The check values of the standards, over "123456789".
+    fn known() -> Vec<Declared> {
+        vec![
+            declared(Algorithm::Crc32c, "e3069283"),
+            declared(Algorithm::Crc32, "cbf43926"),
+            declared(Algorithm::Crc64nvme, "ae8b14860a799888"),
+            declared(Algorithm::Md5, "25f9e794323b453885f5181f1b624d0b"),
+            declared(Algorithm::Sha1, "f7c3bc1d808e04732adf679965ccc34ca7ae3441"),
+            declared(Algorithm::Sha256, "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225"),
+        ]
+    }
+
+    #[test]
+    fn values_are_those_of_the_standards() {
+        assert_eq!(check_whole(b"123456789", &known(), Some(Hash::of(b"123456789"))), Ok(()));
+        for one in known() {
+            let mismatch = check_whole(b"123456780", std::slice::from_ref(&one), None).unwrap_err();
+            assert_eq!((mismatch.algorithm, mismatch.declared), (one.algorithm.as_str(), one.hex));
+        }
+        assert_eq!(check_whole(b"x", &[], Some(Hash::of(b"y"))).unwrap_err().algorithm, "blake3");
+    }
+
+    #[test]
+    fn crcs_of_groups_combine_to_that_of_the_file() {
+        let size = 3 * GROUP_BYTES + 12_345;
+        let data: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+        for algorithm in [Algorithm::Crc32c, Algorithm::Crc32, Algorithm::Crc64nvme] {
+            let crc = crc_of(algorithm).unwrap();
+            let crcs = Crcs::new(size, &[declared(algorithm, "")]);
+            for index in [2, 0, 3, 1] {
+                let range = group_range(size, index);
+                crcs.update(index, &data[range.start as usize..range.end as usize]);
+            }
+            let values = crcs.tables[0].2.lock().unwrap().clone();
+            let combined = (0_u64..).zip(values).fold(crc_fast::checksum(crc, &[]), |whole, (index, value)| {
+                let range = group_range(size, index);
+                crc_fast::checksum_combine(crc, whole, value.unwrap(), range.end - range.start)
+            });
+            assert_eq!(combined, crc_fast::checksum(crc, &data), "{algorithm:?}");
+        }
+    }
+}

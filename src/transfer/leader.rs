@@ -1,0 +1,365 @@
+//! What a flight does from its first request to its blob: begin or resume the partial, hand it to the schedule, follow with the
+//! origin's digests, sync now and then, compare, complete.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::digests::{self, Crcs, Mismatch, Sequence};
+use super::flight::{Errand, Flight, Flights};
+use super::gear::Gear;
+use super::pump::{FileSource, Pump};
+use super::schedule::{NewFile, Outcome, Shape};
+use super::sink::{LargeSink, Sink, SmallSink, Use};
+use super::{Priority, TransferError};
+use crate::base::lifecycle::supervise;
+use crate::digest::{GROUP_BYTES, group_count};
+use crate::model::FlightKey;
+use crate::model::source::RemoteFile;
+use crate::store::{BlobHold, Partial, StoreError};
+use crate::sys::mutant::mutant;
+use crate::telemetry::metrics::Which;
+
+/// The task of one flight.
+pub(super) struct Leader {
+    pub(super) gear: Arc<Gear>,
+    pub(super) pump: Pump,
+    pub(super) flight: Arc<Flight>,
+    /// To be waited for before the first byte is asked for.
+    pub(super) go: Option<CancellationToken>,
+    /// The process is ending.
+    pub(super) drain: CancellationToken,
+}
+
+/// How one attempt ended short of a blob.
+enum Short {
+    /// For good.
+    Failed(TransferError),
+    /// The bytes are not what was declared; they are gone.
+    Mismatched(TransferError),
+    /// The response broke, and what had arrived could not be kept; it is gone.
+    Broken(TransferError),
+}
+
+/// A partial and everything that goes with fetching it.
+struct Fetching<'a> {
+    leader: &'a Leader,
+    sink: Arc<LargeSink>,
+    answer: oneshot::Receiver<Outcome<TransferError>>,
+}
+
+/// How often the need for a sync is looked at.
+const SYNC_CHECK: Duration = Duration::from_millis(500);
+
+// === impl Leader ===
+
+impl Leader {
+    /// Runs the flight to its end, which `flights` then tells everybody.
+    pub(super) async fn run(self, flights: Arc<Flights>) {
+        self.gear.metrics.flights.inc();
+        let outcome = supervise("flight", Box::pin(self.attempts())).await.unwrap_or_else(|panicked| {
+            tracing::error!(task = panicked.task, message = %panicked.message, "task panicked");
+            Err(TransferError::Defect { task: panicked.task, detail: panicked.message })
+        });
+        self.gear.metrics.flights.dec();
+        flights.end(&self.flight, outcome);
+    }
+
+    /// Attempts until one succeeds, or fails in a way that another cannot mend.
+    async fn attempts(&self) -> Result<BlobHold, TransferError> {
+        let (mut mismatches, mut breaks) = (0, 0);
+        if let Some(go) = &self.go {
+            go.cancelled().await;
+        }
+        loop {
+            // Whoever began it may have found a reason not to, before a byte was asked for.
+            if self.drain.is_cancelled() || self.flight.close_if_idle() {
+                return Err(TransferError::Cancelled);
+            }
+            match self.attempt(mismatches + breaks).await {
+                Ok(hold) => return Ok(hold),
+                Err(Short::Failed(error)) => return Err(error),
+                Err(Short::Mismatched(error)) => {
+                    self.gear.metrics.corrupt.get_or_create(&Which { which: "origin" }).inc();
+                    mismatches += 1;
+                    if mismatches > 1 {
+                        return Err(error);
+                    }
+                    tracing::warn!(%error, "bytes of an origin are not what it declares; fetching them once more");
+                }
+                Err(Short::Broken(error)) => {
+                    breaks += 1;
+                    if breaks >= self.gear.config.retry_attempts {
+                        return Err(error);
+                    }
+                    tracing::debug!(%error, "starting over");
+                }
+            }
+            self.flight.flow.start_over();
+        }
+    }
+
+    async fn attempt(&self, number: u32) -> Result<BlobHold, Short> {
+        let remote = &self.flight.errand.remote;
+        let errand = self.flight.errand.clone();
+        // Somebody may have completed it between the plan and now.
+        if let Some(hold) = self.gear.ask(&remote.path, move |store| Ok(errand.find(store))).await? {
+            self.flight.flow.verified(hold.size);
+            return Ok(hold);
+        }
+        let key = self.flight.errand.key_for_store(number);
+        if remote.size <= self.gear.small_bytes { self.small(key).await } else { self.large(key).await }
+    }
+
+    async fn small(&self, key: FlightKey) -> Result<BlobHold, Short> {
+        let remote = &self.flight.errand.remote;
+        let sink = Arc::new(SmallSink {
+            key,
+            declared: remote.declared.clone(),
+            expected: remote.blake3,
+            reservation: Arc::clone(&self.flight.reservation),
+            stored: std::sync::OnceLock::new(),
+        });
+        let new = self.new_file(Shape::Whole, std::iter::once(0..group_count(remote.size)).collect());
+        let answer = self.pump.add(new, self.source(Sink::Small(Arc::clone(&sink)))).await;
+        match self.outcome(answer).await {
+            Outcome::Done => sink.stored.get().cloned().ok_or_else(|| defect("stored nothing").into()),
+            Outcome::Failed(error @ TransferError::WrongDigest { .. }) => Err(Short::Mismatched(error)),
+            Outcome::Failed(error) | Outcome::Broken(error) => Err(Short::Failed(error)),
+            Outcome::Removed => Err(TransferError::Cancelled.into()),
+        }
+    }
+
+    async fn large(&self, key: FlightKey) -> Result<BlobHold, Short> {
+        let remote = Arc::clone(&self.flight.errand.remote);
+        let (size, reservation) = (remote.size, Arc::clone(&self.flight.reservation));
+        let partial = self.gear.ask(&remote.path, move |store| store.begin(key, size, &reservation)).await?;
+        let (partial, users) = (Arc::new(partial), TaskTracker::new());
+        let missing = partial.missing();
+        let absent: u64 = missing.iter().map(|run| bytes_of(run, size)).sum();
+        self.flight.flow.verified(size - absent);
+        let of = Use::new(Arc::clone(&partial), users.token());
+        let crcs = Crcs::new(size, &remote.declared);
+        let sink = Arc::new(LargeSink::new(of, crcs, group_count(size), &missing));
+        let shape = if self.flight.errand.is_steady() { Shape::Ranges } else { Shape::Sequential };
+        let answer = self.pump.add(self.new_file(shape, missing), self.source(Sink::Large(Arc::clone(&sink)))).await;
+        let fetching = Fetching { leader: self, sink, answer };
+        let outcome = Box::pin(fetching.run()).await;
+        if outcome.is_err() {
+            // It may have failed beside the schedule, which then still has the file.
+            self.pump.remove(self.flight.file).await;
+        }
+        users.close();
+        users.wait().await;
+        let Some(partial) = Arc::into_inner(partial) else { return Err(defect("a partial is still in use").into()) };
+        self.conclude(partial, outcome).await
+    }
+
+    /// Turns a partial that nobody uses any more into what the outcome says.
+    async fn conclude(&self, partial: Partial, outcome: Result<(), Short>) -> Result<BlobHold, Short> {
+        let remote = Arc::clone(&self.flight.errand.remote);
+        match outcome {
+            Ok(()) => {
+                let path = remote.path.clone();
+                let complete = move |_: &_| {
+                    // Compared before; this binds it.
+                    let expected = remote.blake3.filter(|_| !mutant("final_digest_skipped"));
+                    partial.complete(expected, &remote.declared)
+                };
+                Ok(self.gear.ask(&path, complete).await?)
+            }
+            Err(short) => {
+                let keep =
+                    matches!(&short, Short::Failed(error) if !error.is_change() && self.flight.errand.is_versioned());
+                let end = move |_: &_| if keep { keep_partial(partial) } else { partial.discard() };
+                // What arrived is kept as well as can be; why the flight ended is what matters.
+                if let Err(error) = self.gear.ask(&remote.path, end).await {
+                    tracing::debug!(%error, "a partial was left as it is");
+                }
+                Err(short)
+            }
+        }
+    }
+
+    /// Waits for the schedule, and takes the file out of it when nobody waits for it any more.
+    async fn outcome(&self, mut answer: oneshot::Receiver<Outcome<TransferError>>) -> Outcome<TransferError> {
+        let gone = || Outcome::Failed(defect("the schedule is gone"));
+        tokio::select! {
+            outcome = &mut answer => return outcome.unwrap_or_else(|_| gone()),
+            () = self.abandoned() => {}
+        }
+        self.pump.remove(self.flight.file).await;
+        answer.await.unwrap_or_else(|_| gone())
+    }
+
+    /// Returns when nobody has waited for the flight for a while, or the process ends. Meanwhile it tells the schedule who waits.
+    async fn abandoned(&self) {
+        let mut interest = self.flight.interest.subscribe();
+        let mut class = None;
+        loop {
+            let now = interest.borrow_and_update().class();
+            if let Some(now) = now.filter(|now| class != Some(*now)) {
+                class = Some(now);
+                self.pump.reclass(self.flight.file, now).await;
+            }
+            let linger = async {
+                match now {
+                    Some(_) => std::future::pending().await,
+                    None => tokio::time::sleep(self.gear.config.linger.0).await,
+                }
+            };
+            tokio::select! {
+                () = self.drain.cancelled() => {
+                    self.flight.close();
+                    return;
+                }
+                // Never an error: the flight has the other end.
+                _ = interest.changed() => {}
+                () = linger => if self.flight.close_if_idle() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn new_file(&self, shape: Shape, missing: Vec<std::ops::Range<u64>>) -> NewFile {
+        let Errand { remote, lane, .. } = &self.flight.errand;
+        NewFile {
+            id: self.flight.file,
+            lane: *lane,
+            class: self.flight.class(),
+            groups: group_count(remote.size),
+            missing,
+            shape,
+            steady: self.flight.errand.is_steady(),
+        }
+    }
+
+    fn source(&self, sink: Sink) -> FileSource {
+        let Errand { origin, remote, .. } = &self.flight.errand;
+        let class: Priority = self.flight.class();
+        FileSource::new(Arc::clone(origin), Arc::clone(remote), sink, Arc::clone(&self.flight.flow), class)
+    }
+}
+
+// === impl Fetching ===
+
+impl Fetching<'_> {
+    /// Until everything is here and compared. Uses of the partial end with it.
+    async fn run(self) -> Result<(), Short> {
+        let Self { leader, sink, answer } = self;
+        let sequence = Sequence::new(&leader.flight.errand.remote.declared);
+        let arriving = async {
+            match leader.outcome(answer).await {
+                Outcome::Done => Ok(()),
+                Outcome::Failed(error) => Err(Short::Failed(error)),
+                Outcome::Broken(error) => Err(Short::Broken(error)),
+                Outcome::Removed => Err(TransferError::Cancelled.into()),
+            }
+        };
+        let following = async {
+            match sequence {
+                Some(sequence) => leader.follow(&sink, sequence).await,
+                None => Ok(()),
+            }
+        };
+        let all = async { tokio::try_join!(arriving, following) };
+        tokio::select! {
+            outcome = all => drop(outcome?),
+            short = leader.sync_now_and_then(&sink) => return Err(short),
+        }
+        leader.compare(sink).await
+    }
+}
+
+impl Leader {
+    /// Computes the sequential digests behind the front of what has arrived.
+    async fn follow(&self, sink: &Arc<LargeSink>, mut sequence: Sequence) -> Result<(), Short> {
+        let remote: &RemoteFile = &self.flight.errand.remote;
+        let mut front = sink.contiguous.subscribe();
+        while sequence.position < remote.size {
+            let groups = match front.wait_for(|groups| groups * GROUP_BYTES > sequence.position).await {
+                Ok(groups) => *groups,
+                Err(_) => return Err(defect("a file lost its front").into()),
+            };
+            let (end, of) = ((groups * GROUP_BYTES).min(remote.size), sink.of.clone());
+            let work = move || {
+                let outcome = sequence.advance(&of.partial, end);
+                (sequence, outcome)
+            };
+            let (back, outcome) = self.gear.digest.run(work).await.map_err(|error| defect(&error.to_string()))?;
+            outcome.map_err(|error| TransferError::store(&remote.path, error))?;
+            sequence = back;
+        }
+        self.judge(sequence.finish())
+    }
+
+    /// Compares what is computed at the end: CRCs, and the root that a manifest names.
+    async fn compare(&self, sink: Arc<LargeSink>) -> Result<(), Short> {
+        let remote = Arc::clone(&self.flight.errand.remote);
+        let work = move || {
+            let checked = sink.crcs.check(&sink.of.partial)?;
+            let root = sink.of.partial.root();
+            Ok::<_, StoreError>(
+                checked.and_then(|()| root.map_or(Ok(()), |root| digests::check_root(remote.blake3, root))),
+            )
+        };
+        let checked = self.gear.digest.run(work).await.map_err(|error| defect(&error.to_string()))?;
+        self.judge(checked.map_err(|error| TransferError::store(&self.flight.errand.remote.path, error))?)
+    }
+
+    fn judge(&self, checked: Result<(), Mismatch>) -> Result<(), Short> {
+        match checked {
+            Err(mismatch) if !mutant("final_digest_skipped") => {
+                Err(Short::Mismatched(TransferError::wrong_digest(&self.flight.errand.remote.path, mismatch)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Syncs the partial after so many bytes or so much time, beside the transfer. Returns only with an error.
+    async fn sync_now_and_then(&self, sink: &Arc<LargeSink>) -> Short {
+        let config = &self.gear.config;
+        let (mut synced, mut at) = (self.flight.flow.verified_bytes(), tokio::time::Instant::now());
+        loop {
+            tokio::time::sleep(SYNC_CHECK).await;
+            let here = self.flight.flow.verified_bytes();
+            let due = here - synced.min(here) >= config.sync_bytes.0 || at.elapsed() >= config.sync_every.0;
+            if !due || here <= synced {
+                continue;
+            }
+            let of = sink.of.clone();
+            let outcome = self.gear.ask(&self.flight.errand.remote.path, move |_| of.partial.sync()).await;
+            if let Err(error) = outcome {
+                return error.into();
+            }
+            (synced, at) = (here, tokio::time::Instant::now());
+        }
+    }
+}
+
+// === impl Short ===
+
+impl From<TransferError> for Short {
+    fn from(error: TransferError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Makes what has arrived last, then lets go of it.
+fn keep_partial(partial: Partial) -> Result<(), StoreError> {
+    let outcome = partial.sync();
+    drop(partial);
+    outcome
+}
+
+fn bytes_of(groups: &std::ops::Range<u64>, size: u64) -> u64 {
+    (groups.end * GROUP_BYTES).min(size) - (groups.start * GROUP_BYTES).min(size)
+}
+
+fn defect(detail: &str) -> TransferError {
+    TransferError::Defect { task: "flight", detail: detail.to_owned() }
+}

@@ -1,0 +1,98 @@
+//! Where the bytes of one file go.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tokio::sync::watch;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::digests::Crcs;
+use crate::digest::{Declared, Hash};
+use crate::model::FlightKey;
+use crate::store::{BlobHold, Partial, Reservation};
+
+/// A partial in use by several tasks. Who counts the tokens knows when nobody uses it any more; so the partial is let go
+/// first (fields drop in order).
+#[derive(Clone, Debug)]
+pub(super) struct Use {
+    pub(super) partial: Arc<Partial>,
+    _token: TaskTrackerToken,
+}
+
+/// A file that goes to disk group by group.
+#[derive(Debug)]
+pub(super) struct LargeSink {
+    pub(super) of: Use,
+    pub(super) crcs: Crcs,
+    front: Mutex<Front>,
+    /// Groups on disk without a gap from the first.
+    pub(super) contiguous: watch::Sender<u64>,
+}
+
+/// Which groups are on disk and marked.
+#[derive(Debug)]
+struct Front {
+    here: Vec<bool>,
+    contiguous: usize,
+}
+
+/// A file that is held whole until it is checked.
+#[derive(Debug)]
+pub(super) struct SmallSink {
+    pub(super) key: FlightKey,
+    pub(super) declared: Vec<Declared>,
+    pub(super) expected: Option<Hash>,
+    pub(super) reservation: Arc<Reservation>,
+    /// Set when it is stored.
+    pub(super) stored: OnceLock<BlobHold>,
+}
+
+/// Either.
+#[derive(Clone, Debug)]
+pub(super) enum Sink {
+    Large(Arc<LargeSink>),
+    Small(Arc<SmallSink>),
+}
+
+// === impl Use ===
+
+impl Use {
+    pub(super) fn new(partial: Arc<Partial>, token: TaskTrackerToken) -> Self {
+        Self { partial, _token: token }
+    }
+}
+
+// === impl LargeSink ===
+
+impl LargeSink {
+    pub(super) fn new(of: Use, crcs: Crcs, groups: u64, missing: &[std::ops::Range<u64>]) -> Self {
+        let mut here = vec![true; usize::try_from(groups).unwrap_or(usize::MAX)];
+        for run in missing {
+            here[run.start as usize..run.end as usize].fill(false);
+        }
+        let mut front = Front { here, contiguous: 0 };
+        front.advance();
+        let contiguous = watch::Sender::new(front.contiguous as u64);
+        Self { of, crcs, front: Mutex::new(front), contiguous }
+    }
+
+    /// Groups have been marked as received.
+    pub(super) fn arrived(&self, groups: std::ops::Range<u64>) {
+        let mut front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
+        for group in groups {
+            if let Some(slot) = usize::try_from(group).ok().and_then(|group| front.here.get_mut(group)) {
+                *slot = true;
+            }
+        }
+        front.advance();
+        let contiguous = front.contiguous as u64;
+        self.contiguous.send_if_modified(|value| std::mem::replace(value, contiguous) != contiguous);
+    }
+}
+
+// === impl Front ===
+
+impl Front {
+    fn advance(&mut self) {
+        self.contiguous += self.here[self.contiguous..].iter().take_while(|here| **here).count();
+    }
+}

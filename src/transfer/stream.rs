@@ -1,0 +1,354 @@
+//! One connection at work on one part: bytes go from the body into a buffer of one group, and from there to a thread that
+//! hashes and writes it while the next group is being received. Two groups are under way to the disk at most; then receiving
+//! waits, and the origin feels it through the window of its connection.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::digests;
+use super::error::TransferError;
+use super::gear::Gear;
+use super::pump::{FileSource, Reporter};
+use super::schedule::{Order, PartEnd};
+use super::sink::{LargeSink, Sink, SmallSink};
+use super::span::Span;
+use super::stall::Patience;
+use crate::digest::{GROUP_BYTES, GroupCv, group_range};
+use crate::model::source::{RangeBody, SourceError};
+use crate::store::StoreError;
+use crate::sys::hands::WorkPanicked;
+use crate::sys::mutant::mutant;
+
+/// A part under way.
+pub(super) struct Stream {
+    pub(super) gear: Arc<Gear>,
+    pub(super) file: Arc<FileSource>,
+    pub(super) order: Order,
+    pub(super) span: Arc<Span>,
+    /// Ends it after what it has claimed.
+    pub(super) abort: CancellationToken,
+    /// Bytes received, for the schedule's ticks.
+    pub(super) meter: Arc<AtomicU64>,
+    pub(super) reporter: Reporter,
+}
+
+/// Why a body was left.
+enum Left {
+    Aborted,
+    Failed(TransferError),
+}
+
+/// The body, and what of it has come and is not used yet.
+struct Body {
+    stream: futures_util::stream::BoxStream<'static, Result<Bytes, SourceError>>,
+    rest: Bytes,
+    /// Offset in the file of the first byte of `rest`.
+    position: u64,
+    patience: Patience,
+}
+
+/// Writes on their way to the disk, oldest first, and what has been written and not marked.
+struct Writes {
+    sink: Arc<LargeSink>,
+    size: u64,
+    under_way: VecDeque<(u64, Write)>,
+    first: u64,
+    cvs: Vec<GroupCv>,
+    marked_at: Instant,
+}
+
+/// One group being hashed and written.
+type Write = JoinHandle<Result<Result<GroupCv, StoreError>, WorkPanicked>>;
+
+/// Groups on their way to the disk for one connection: one is being written while the next waits for its thread.
+const UNDER_WAY: usize = 2;
+/// Groups are marked when so many are written, or after [`MARK_TIME`]: a line in the journal for each would cost as many
+/// calls as the writing.
+const MARK_GROUPS: usize = 8;
+/// See [`MARK_GROUPS`].
+const MARK_TIME: Duration = Duration::from_secs(1);
+/// What a body may take to say that it has ended. Without it the connection cannot be used again.
+const LAST_WORD: Duration = Duration::from_millis(100);
+
+// === impl Stream ===
+
+impl Stream {
+    /// Works until the part ends, whatever the reason. Everything that arrived whole is on disk, marked and reported before
+    /// this returns.
+    pub(super) async fn run(self) -> PartEnd<TransferError> {
+        match self.file.sink.clone() {
+            Sink::Large(sink) => self.large(sink).await,
+            Sink::Small(sink) => self.small(sink).await,
+        }
+    }
+
+    async fn large(&self, sink: Arc<LargeSink>) -> PartEnd<TransferError> {
+        let start = group_range(self.file.remote.size, self.order.groups.start).start;
+        let mut body = match self.open(start).await {
+            Ok(Some(body)) => body,
+            Ok(None) => return PartEnd::RangesIgnored,
+            Err(left) => return left.into(),
+        };
+        let mut writes = Writes::new(sink, self.file.remote.size, self.order.groups.start);
+        let received = self.receive(&mut body, &mut writes).await;
+        let written = writes.finish(self).await;
+        match (written, received) {
+            (Err(error), _) => PartEnd::Failed(error.clone(), error.remedy()),
+            (Ok(()), Err(left)) => left.into(),
+            (Ok(()), Ok(())) => {
+                // Dropped in the middle the connection is closed; at its end it can serve the next part.
+                if self.span.end() == self.order.groups.end {
+                    let _ = tokio::time::timeout(LAST_WORD, body.stream.next()).await;
+                }
+                PartEnd::Done
+            }
+        }
+    }
+
+    async fn receive(&self, body: &mut Body, writes: &mut Writes) -> Result<(), Left> {
+        while let Some(group) = self.span.claim() {
+            let range = group_range(self.file.remote.size, group);
+            let length = (range.end - range.start) as usize;
+            if !self.order.wanted.iter().any(|run| run.contains(&group)) {
+                self.fill(body, length, None).await?;
+                continue;
+            }
+            let mut buffer = self.unless_aborted(self.gear.buffers.acquire()).await?;
+            self.fill(body, length, Some(&mut buffer[..length])).await?;
+            writes.room(self).await.map_err(Left::Failed)?;
+            let sink = Arc::clone(&writes.sink);
+            let gear = Arc::clone(&self.gear);
+            let write = tokio::spawn(async move {
+                let work = move || {
+                    sink.crcs.update(group, &buffer[..length]);
+                    sink.of.partial.write_group(group, &buffer[..length])
+                };
+                gear.write.run(work).await
+            });
+            writes.under_way.push_back((group, write));
+        }
+        Ok(())
+    }
+
+    async fn small(&self, sink: Arc<SmallSink>) -> PartEnd<TransferError> {
+        match self.small_inner(sink).await {
+            Ok(()) => PartEnd::Done,
+            Err(left) => left.into(),
+        }
+    }
+
+    async fn small_inner(&self, sink: Arc<SmallSink>) -> Result<(), Left> {
+        let size = self.file.remote.size;
+        let memory = self.unless_aborted(self.gear.small_memory(size)).await?;
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+        if size > 0 {
+            let Some(mut body) = self.open(0).await? else { return Err(Left::Failed(self.wrong_start(0, 0))) };
+            let length = bytes.len();
+            self.fill(&mut body, length, Some(&mut bytes)).await?;
+            let _ = tokio::time::timeout(LAST_WORD, body.stream.next()).await;
+        }
+        let (store, path) = (self.gear.store.clone(), self.file.remote.path.clone());
+        let work = move || {
+            let _memory = memory;
+            let checked = digests::check_whole(&bytes, &sink.declared, sink.expected);
+            if let Err(mismatch) = checked
+                && !mutant("final_digest_skipped")
+            {
+                return Err(TransferError::wrong_digest(&path, mismatch));
+            }
+            let hold = store
+                .put_small(sink.key, &bytes, &sink.declared, &sink.reservation)
+                .map_err(|error| TransferError::store(&path, error))?;
+            // The only part of its file: nobody else has set it.
+            let _ = sink.stored.set(hold);
+            Ok(())
+        };
+        match self.gear.write.run(work).await {
+            Ok(Ok(())) => {
+                self.file.flow.verified(size);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(Left::Failed(error)),
+            Err(panicked) => Err(Left::Failed(disk_defect(&panicked))),
+        }
+    }
+
+    /// Opens the body at byte `start`; `None` if it begins at the first byte instead.
+    async fn open(&self, start: u64) -> Result<Option<Body>, Left> {
+        let remote = &self.file.remote;
+        let end = match self.order.groups.end {
+            0 => 0,
+            groups => group_range(remote.size, groups - 1).end,
+        };
+        let stall = self.gear.config.stall.0;
+        let opening = tokio::time::timeout(stall, self.file.origin.open(remote, start..end));
+        let RangeBody { start: begun, stream } = match self.unless_aborted(opening).await? {
+            Ok(opened) => opened.map_err(|error| self.failed(error))?,
+            Err(_) => return Err(self.failed(SourceError::Stalled { what: remote.locator.clone(), after: stall })),
+        };
+        if begun != start && !mutant("resume_appends") {
+            return if begun == 0 { Ok(None) } else { Err(Left::Failed(self.wrong_start(start, begun))) };
+        }
+        let patience = Patience::new(stall, self.gear.config.stall_bytes.0);
+        Ok(Some(Body { stream, rest: Bytes::new(), position: start, patience }))
+    }
+
+    /// Takes the next `length` bytes into `into`, or past.
+    async fn fill(&self, body: &mut Body, length: usize, mut into: Option<&mut [u8]>) -> Result<(), Left> {
+        let mut filled = 0;
+        while filled < length {
+            if body.rest.is_empty() && !self.more(body).await? {
+                if mutant("short_body_accepted") {
+                    break;
+                }
+                let detail = format!("the body ends at byte {} of {}", body.position, self.file.remote.size);
+                let what = self.file.remote.locator.clone();
+                return Err(self.failed(SourceError::Unavailable { what, detail }));
+            }
+            let take = body.rest.len().min(length - filled);
+            if let Some(into) = into.as_deref_mut() {
+                into[filled..filled + take].copy_from_slice(&body.rest[..take]);
+            }
+            body.rest.advance(take);
+            body.position += take as u64;
+            filled += take;
+        }
+        Ok(())
+    }
+
+    /// Waits for the next bytes of the body. False at its end.
+    async fn more(&self, body: &mut Body) -> Result<bool, Left> {
+        let asked = Instant::now();
+        let next = tokio::time::timeout(body.patience.left(), body.stream.next());
+        let stalled = || {
+            let after = self.gear.config.stall.0;
+            self.failed(SourceError::Stalled { what: self.file.remote.locator.clone(), after })
+        };
+        let chunk = match self.unless_aborted(next).await? {
+            Err(_) => return Err(stalled()),
+            Ok(None) => return Ok(false),
+            Ok(Some(chunk)) => chunk.map_err(|error| self.failed(error))?,
+        };
+        let bytes = chunk.len() as u64;
+        self.meter.fetch_add(bytes, Ordering::Relaxed);
+        self.file.flow.received(bytes);
+        self.gear.metrics.origin_bytes.inc_by(bytes);
+        body.rest = chunk;
+        if !body.patience.got(bytes, asked.elapsed()) {
+            return Err(stalled());
+        }
+        self.unless_aborted(self.gear.pace.pass(self.file.class(), bytes)).await?;
+        Ok(true)
+    }
+
+    async fn unless_aborted<T>(&self, work: impl Future<Output = T>) -> Result<T, Left> {
+        tokio::select! {
+            biased;
+            () = self.abort.cancelled() => Err(Left::Aborted),
+            output = work => Ok(output),
+        }
+    }
+
+    fn failed(&self, error: SourceError) -> Left {
+        Left::Failed(TransferError::source(&self.file.remote.path, error))
+    }
+
+    fn wrong_start(&self, asked: u64, begun: u64) -> TransferError {
+        let detail = format!("the body begins at byte {begun}, asked was {asked}");
+        let what = self.file.remote.locator.clone();
+        TransferError::source(&self.file.remote.path, SourceError::Protocol { what, detail })
+    }
+}
+
+// === impl Left ===
+
+impl From<Left> for PartEnd<TransferError> {
+    fn from(left: Left) -> Self {
+        match left {
+            Left::Aborted => Self::Aborted,
+            Left::Failed(error) => {
+                let remedy = error.remedy();
+                Self::Failed(error, remedy)
+            }
+        }
+    }
+}
+
+// === impl Writes ===
+
+impl Writes {
+    fn new(sink: Arc<LargeSink>, size: u64, first: u64) -> Self {
+        Self { sink, size, under_way: VecDeque::new(), first, cvs: Vec::new(), marked_at: Instant::now() }
+    }
+
+    /// Waits until another write may be begun.
+    async fn room(&mut self, stream: &Stream) -> Result<(), TransferError> {
+        while self.under_way.len() >= UNDER_WAY {
+            self.settle(stream).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for all writes and marks them. What was written before one that failed is marked all the same.
+    async fn finish(&mut self, stream: &Stream) -> Result<(), TransferError> {
+        let mut outcome = Ok(());
+        while !self.under_way.is_empty() {
+            outcome = self.settle(stream).await.and(outcome);
+        }
+        self.mark(stream).await.and(outcome)
+    }
+
+    /// Waits for the oldest write.
+    async fn settle(&mut self, stream: &Stream) -> Result<(), TransferError> {
+        let Some((group, write)) = self.under_way.pop_front() else { return Ok(()) };
+        let cv = match write.await {
+            Ok(Ok(Ok(cv))) => cv,
+            Ok(Ok(Err(error))) => return Err(TransferError::store(&stream.file.remote.path, error)),
+            Ok(Err(panicked)) => return Err(disk_defect(&panicked)),
+            Err(error) => return Err(TransferError::Defect { task: "write", detail: error.to_string() }),
+        };
+        if group != self.first + self.cvs.len() as u64 {
+            self.mark(stream).await?;
+            self.first = group;
+        }
+        self.cvs.push(cv);
+        if self.cvs.len() >= MARK_GROUPS || self.marked_at.elapsed() >= MARK_TIME {
+            self.mark(stream).await?;
+        }
+        Ok(())
+    }
+
+    /// Marks what is written as received, and reports it.
+    async fn mark(&mut self, stream: &Stream) -> Result<(), TransferError> {
+        self.marked_at = Instant::now();
+        if self.cvs.is_empty() {
+            return Ok(());
+        }
+        let (first, cvs) = (self.first, std::mem::take(&mut self.cvs));
+        let groups = first..first + cvs.len() as u64;
+        self.first = groups.end;
+        let sink = Arc::clone(&self.sink);
+        match stream.gear.write.run(move || sink.of.partial.received(first, &cvs)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(TransferError::store(&stream.file.remote.path, error)),
+            Err(panicked) => return Err(disk_defect(&panicked)),
+        }
+        self.sink.arrived(groups.clone());
+        let bytes = (groups.end * GROUP_BYTES).min(self.size) - groups.start * GROUP_BYTES;
+        stream.file.flow.verified(bytes);
+        stream.reporter.arrived(stream.order.part, groups).await;
+        Ok(())
+    }
+}
+
+fn disk_defect(panicked: &WorkPanicked) -> TransferError {
+    TransferError::Defect { task: "write", detail: panicked.to_string() }
+}
