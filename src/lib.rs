@@ -90,3 +90,13 @@ pub mod origin;
 pub mod store;
 
 pub mod transfer;
+
+pub mod prewarm;
+
+pub mod doors;
+
+pub mod config;
+
+pub mod daemon;
+
+pub mod cli;

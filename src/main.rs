@@ -1,1 +1,5 @@
-fn main() {}
+//! The `preheat` command.
+
+fn main() -> std::process::ExitCode {
+    preheat::cli::main()
+}

@@ -1,0 +1,197 @@
+//! The arguments of every verb, as parsed; validation belongs to the verbs.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::base::units::Span;
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 64 invalid input, 65 corrupt, 66 not found, 69 unavailable, 70 internal, \
+73 no space, 75 busy, 76 changed underneath, 77 denied, 124 timed out, 130 cancelled.";
+
+/// preheat: verified model weights, local and warm before the replica starts.
+#[derive(Debug, Parser)]
+#[command(name = "preheat", version, about, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Run the node daemon.
+    Serve(ServeArgs),
+    /// Make a model present and print the path of its files.
+    Fetch(FetchArgs),
+    /// Ask a node to have a model ready before it is needed.
+    Prewarm(PrewarmArgs),
+    /// Write the manifest of a directory to stdout.
+    Manifest(ManifestArgs),
+    /// Hash everything in a store and compare.
+    Verify(VerifyArgs),
+    /// List the models of a store.
+    Models(ModelsArgs),
+    /// Give space back: orphans, or with --all everything not pinned, leased or in use.
+    Gc(GcArgs),
+    /// Show on this machine what preheat does: no network, no server to install.
+    #[cfg(feature = "demo")]
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// Directory of the store; made if absent.
+    #[arg(long, env = "PREHEAT_ROOT", value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+    /// Address of the HTTP API; port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) listen: Option<String>,
+    /// Unix socket of the API.
+    #[arg(long, env = "PREHEAT_SOCKET", value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+    /// TOML configuration.
+    #[arg(long, env = "PREHEAT_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Serve only references below this URL prefix (repeatable). Without any: every origin but file:// over TCP.
+    #[arg(long, value_name = "URL_PREFIX")]
+    pub(super) allow_origin: Vec<String>,
+    /// File with the bearer token that TCP callers must send.
+    #[arg(long, env = "PREHEAT_TOKEN_FILE", value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+}
+
+/// Where the daemon is.
+#[derive(Clone, Debug, Args)]
+pub(super) struct DaemonArgs {
+    /// Daemon to ask: http://HOST:PORT or unix:PATH. Default: the socket in PREHEAT_SOCKET or /run/preheat/preheat.sock,
+    /// then PREHEAT_ADDR.
+    #[arg(long, value_name = "URL|unix:PATH")]
+    pub(super) daemon: Option<String>,
+    /// File with the bearer token for a daemon that wants one.
+    #[arg(long, env = "PREHEAT_TOKEN_FILE", value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// A daemon that does not answer for this long is treated as none.
+    #[arg(long, default_value = "5s", value_name = "SPAN")]
+    pub(super) daemon_timeout: Span,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FetchArgs {
+    /// What to fetch: file:///dir, https://host/path, s3://bucket/prefix, each with `@revision`, `/subfolder`, `?include=GLOB`.
+    pub(super) reference: String,
+    /// Put a copy of the files here (reflink where the file system can).
+    #[arg(long, value_name = "DIR")]
+    pub(super) to: Option<PathBuf>,
+    /// Let --to hard-link into the store. Whoever can write there can then corrupt the store.
+    #[arg(long, requires = "to")]
+    pub(super) link: bool,
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// Ask no daemon.
+    #[arg(long, conflicts_with = "daemon")]
+    pub(super) direct: bool,
+    /// Store to use without a daemon.
+    #[arg(long, env = "PREHEAT_ROOT", value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+    /// End with one JSON object on stdout.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum TierArg {
+    /// On the node, verified, tree published.
+    Disk,
+    /// Also resident in the page cache.
+    Memory,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PrewarmArgs {
+    /// What to have ready.
+    pub(super) reference: String,
+    /// How ready.
+    #[arg(long, value_enum, default_value = "disk")]
+    pub(super) tier: TierArg,
+    /// Stay until it is ready or has failed.
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// When it has to be ready; the answer says whether that will be met.
+    #[arg(long, value_name = "SPAN")]
+    pub(super) deadline: Option<Span>,
+    /// How long it may not be evicted once ready.
+    #[arg(long, value_name = "SPAN")]
+    pub(super) lease: Option<Span>,
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// Print the job as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ManifestArgs {
+    /// Directory of the model.
+    pub(super) directory: PathBuf,
+    /// Print only the manifest's digest.
+    #[arg(long)]
+    pub(super) digest: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// Store to verify; may be in use by a daemon.
+    #[arg(long, env = "PREHEAT_ROOT", value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ModelsArgs {
+    /// Store to list without asking a daemon.
+    #[arg(long, env = "PREHEAT_ROOT", value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// Print as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GcArgs {
+    /// Everything that is not pinned, leased or in use.
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Store to clean when no daemon runs on it.
+    #[arg(long, env = "PREHEAT_ROOT", value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[cfg(feature = "demo")]
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// Size of the generated model.
+    #[arg(long, default_value = "2GiB")]
+    pub(super) size: crate::base::units::ByteSize,
+    /// Use this model instead of a generated one.
+    #[arg(long, value_name = "REF")]
+    pub(super) model: Option<String>,
+    /// Bandwidth of the demonstration's origin.
+    #[arg(long, default_value = "400MB/s")]
+    pub(super) bandwidth: crate::base::units::ByteRate,
+    /// Where to put the demonstration's files; removed afterwards.
+    #[arg(long, value_name = "DIR")]
+    pub(super) scratch: Option<PathBuf>,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}

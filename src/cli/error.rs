@@ -1,0 +1,68 @@
+//! From an error to words and an exit code. `anyhow` carries the chain; the kind is taken from the first link that has one.
+
+use std::process::ExitCode;
+
+use crate::base::ErrorKind;
+use crate::model::source::SourceError;
+use crate::store::StoreError;
+use crate::transfer::TransferError;
+
+/// An error that the command line itself finds.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct CliError {
+    kind: ErrorKind,
+    message: String,
+}
+
+// === impl CliError ===
+
+impl CliError {
+    pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, message)
+    }
+}
+
+/// The kind of an error, from the first link of its chain that knows.
+pub(super) fn kind_of(error: &anyhow::Error) -> ErrorKind {
+    for link in error.chain() {
+        if let Some(error) = link.downcast_ref::<CliError>() {
+            return error.kind;
+        }
+        if let Some(error) = link.downcast_ref::<StoreError>() {
+            return error.kind();
+        }
+        if let Some(error) = link.downcast_ref::<TransferError>() {
+            return error.kind();
+        }
+        if let Some(error) = link.downcast_ref::<SourceError>() {
+            return error.kind();
+        }
+        if let Some(error) = link.downcast_ref::<std::io::Error>() {
+            return ErrorKind::of_io(error);
+        }
+    }
+    ErrorKind::Internal
+}
+
+/// Prints the error and gives its exit code.
+pub(super) fn report(error: &anyhow::Error) -> ExitCode {
+    let kind = kind_of(error);
+    let mut message = String::new();
+    for link in error.chain() {
+        let link = link.to_string();
+        // Wrappers that repeat their source would say everything twice.
+        if !message.contains(&link) {
+            if !message.is_empty() {
+                message.push_str(": ");
+            }
+            message.push_str(&link);
+        }
+    }
+    eprintln!("preheat: {message} ({kind})");
+    ExitCode::from(kind.exit_code())
+}

@@ -1,0 +1,74 @@
+//! Finding the daemon: what is named, else the socket, else the address in the environment. A daemon that is absent, hangs or
+//! is broken must never make a start slower than having none, so every step has a deadline and its failure is a note, not
+//! an error.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::args::DaemonArgs;
+use super::error::CliError;
+use crate::doors::client::{Client, Target};
+
+/// Where the DaemonSet puts the socket, and where everybody looks for it.
+pub(super) const DEFAULT_SOCKET: &str = "/run/preheat/preheat.sock";
+
+/// The daemons to try, in order.
+pub(super) fn candidates(args: &DaemonArgs) -> Result<Vec<Client>, CliError> {
+    let token = args.token_file.as_ref().map(|file| read_token(file)).transpose()?;
+    let mut targets = Vec::new();
+    if let Some(named) = &args.daemon {
+        targets.push(parse(named)?);
+    } else {
+        let socket = std::env::var_os("PREHEAT_SOCKET").map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from);
+        if socket.exists() {
+            targets.push(Target::Unix(socket));
+        }
+        if let Ok(address) = std::env::var("PREHEAT_ADDR")
+            && !address.is_empty()
+        {
+            // The variable is often written as HOST:PORT.
+            let named = if address.contains("://") || address.starts_with("unix:") {
+                address
+            } else {
+                format!("http://{address}")
+            };
+            targets.push(parse(&named)?);
+        }
+    }
+    Ok(targets.into_iter().map(|target| Client::new(target, token.clone())).collect())
+}
+
+/// The one daemon that a verb without fallback talks to.
+pub(super) fn required(args: &DaemonArgs) -> Result<Client, CliError> {
+    candidates(args)?.into_iter().next().ok_or_else(|| {
+        CliError::new(
+            crate::base::ErrorKind::Unavailable,
+            format!("no daemon: {DEFAULT_SOCKET} does not exist and PREHEAT_ADDR is not set; start `preheat serve` or give --daemon"),
+        )
+    })
+}
+
+/// `--daemon-timeout` as a duration.
+pub(super) fn patience(args: &DaemonArgs) -> Duration {
+    args.daemon_timeout.0
+}
+
+fn parse(text: &str) -> Result<Target, CliError> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return Ok(Target::Unix(PathBuf::from(path.strip_prefix("//").unwrap_or(path))));
+    }
+    match url::Url::parse(text) {
+        Ok(url) if url.scheme() == "http" && url.host_str().is_some() => Ok(Target::Http(url)),
+        _ => {
+            Err(CliError::invalid(format!("`{text}` is not a daemon: write http://HOST:PORT or unix:/path/to/socket")))
+        }
+    }
+}
+
+fn read_token(file: &std::path::Path) -> Result<String, CliError> {
+    match std::fs::read_to_string(file) {
+        Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
+        Ok(_) => Err(CliError::invalid(format!("token file {} is empty", file.display()))),
+        Err(error) => Err(CliError::invalid(format!("read token file {}: {error}", file.display()))),
+    }
+}

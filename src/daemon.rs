@@ -1,0 +1,211 @@
+//! The node daemon: builds everything, runs it, drains it. The only file that knows everyone.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::base::lifecycle::{CancellationToken, Gate};
+use crate::base::units::MIB;
+use crate::config::Settings;
+use crate::doors::{self, Node, Readiness};
+use crate::origin::Origins;
+use crate::prewarm::Jobs;
+use crate::store::{Holder, Store};
+use crate::telemetry::metrics::{Metrics, Which};
+use crate::transfer::Fetcher;
+
+/// How often watermarks, leases and gauges are looked after.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// Bytes that the scrub reads between two pauses: small beside a second of any disk.
+const SCRUB_STEP: u64 = 8 * MIB;
+
+/// Runs a daemon until SIGTERM or SIGINT. `announce` is called with each address once it is served.
+///
+/// # Errors
+/// What keeps it from starting: an address or a store that is taken, an unreadable token.
+pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Result<()> {
+    let address = settings.server.address()?;
+    let token = settings.server.token_file.as_deref().map(read_token).transpose()?;
+    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    let bound = doors::bind(&settings.server, address).await?;
+    let metrics = Arc::new(Metrics::new());
+    let store = {
+        let (root, options) = (settings.store.root.clone(), settings.store.options().context("read the boot id")?);
+        let holder = Holder { role: "serve".to_owned(), pid: std::process::id() };
+        tokio::task::spawn_blocking(move || Store::open(&root, &holder, options)).await??
+    };
+    let (gate, stop) = (Gate::default(), CancellationToken::new());
+    let origins = Origins::new(settings.origins.clone())?;
+    let fetcher = Fetcher::new(store.clone(), Arc::clone(&metrics), settings.transfer.clone())
+        .context("start transfer threads")?;
+    let jobs = Jobs::new(settings.prewarm.clone(), store.clone(), fetcher.clone(), Arc::clone(&metrics), gate.clone());
+    let ready = Readiness::default();
+    let node = Node {
+        store: store.clone(),
+        jobs,
+        origins,
+        metrics: Arc::clone(&metrics),
+        ready: ready.clone(),
+        stop: stop.clone(),
+        token: token.map(Arc::from),
+    };
+    let background = Gate::default();
+    // The handles are not needed: closing the gate waits for them.
+    let _sealer = background.spawn("sealer", seal(store.clone(), Arc::clone(&metrics), background.token()));
+    let _keeper = background
+        .spawn("housekeeping", keep(store.clone(), fetcher.clone(), Arc::clone(&metrics), background.token()));
+    if let Some(rate) = settings.store.scrub_rate {
+        let _scrub = background.spawn("scrub", scrub(store.clone(), rate.0, Arc::clone(&metrics), background.token()));
+    }
+    let (tcp, socket) = (bound.address()?, bound.socket().cloned());
+    let connections = Gate::default();
+    let doors = tokio::spawn({
+        let (stop, connections) = (stop.clone(), connections.clone());
+        async move { bound.serve(node, stop, &connections).await }
+    });
+    ready.set(true);
+    announce(&format!("listening on http://{tcp}"));
+    if let Some(path) = &socket {
+        announce(&format!("listening on unix:{}", path.display()));
+    }
+    tracing::info!(%tcp, root = %store.root().display(), version = env!("CARGO_PKG_VERSION"), "serving");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("draining; a second signal ends at once");
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::process::exit(i32::from(crate::base::ErrorKind::Cancelled.exit_code()));
+    });
+    ready.set(false);
+    stop.cancel();
+    gate.close().await;
+    fetcher.drain().await;
+    let drained = async {
+        // The accept loops end with `stop`; answers under way end by themselves.
+        let _ = doors.await;
+        connections.close().await;
+    };
+    if tokio::time::timeout(settings.server.drain_timeout.0, drained).await.is_err() {
+        tracing::warn!("some answers did not end in time and are broken off");
+    }
+    background.close().await;
+    tokio::task::spawn_blocking(move || store.close()).await??;
+    tracing::info!("stopped; everything that was readable is durable");
+    Ok(())
+}
+
+fn read_token(path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read token file {}", path.display()))?;
+    let token = text.trim().to_owned();
+    anyhow::ensure!(token.len() >= 16, "token file {}: a token has at least 16 characters", path.display());
+    Ok(token)
+}
+
+/// Makes readable blobs and models durable soon after they appear.
+async fn seal(store: Store, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let delay = store.options().seal_delay;
+    while !stop.is_cancelled() {
+        let (sealing, started) = (store.clone(), std::time::Instant::now());
+        let outcome = tokio::task::spawn_blocking(move || sealing.seal_step()).await;
+        let more = match outcome {
+            Ok(Ok(progress)) => {
+                if progress.sealed > 0 {
+                    metrics.seal_seconds.observe(started.elapsed().as_secs_f64());
+                }
+                progress.more
+            }
+            Ok(Err(error)) => {
+                // A halted store has said so already; anything else may pass.
+                if store.halted().is_none() {
+                    tracing::warn!(%error, "sealing failed; tried again");
+                }
+                false
+            }
+            Err(_) => false,
+        };
+        if !more {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+    }
+}
+
+/// Watermarks, lapsed leases, gauges.
+async fn keep(store: Store, fetcher: Fetcher, metrics: Arc<Metrics>, stop: CancellationToken) {
+    loop {
+        let keeper = store.clone();
+        let outcome = tokio::task::spawn_blocking(move || {
+            let evicted =
+                if keeper.halted().is_none() { keeper.keep_watermarks() } else { Ok(crate::store::Evicted::default()) };
+            (evicted, keeper.usage())
+        })
+        .await;
+        if let Ok((evicted, usage)) = outcome {
+            match evicted {
+                Ok(evicted) => {
+                    metrics.evicted_bytes.inc_by(evicted.bytes);
+                    for model in &evicted.models {
+                        tracing::info!(%model, "evicted");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "eviction failed; tried again"),
+            }
+            let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+            for (which, value) in [
+                ("blobs", usage.blobs),
+                ("partials", usage.partials),
+                ("reserved", usage.reserved),
+                ("quarantined", usage.quarantined),
+            ] {
+                metrics.store_bytes.get_or_create(&Which { which }).set(bytes(value));
+            }
+            metrics.store_capacity_bytes.set(bytes(usage.capacity));
+            metrics.blobs.set(bytes(usage.blob_count));
+            metrics.models.set(bytes(usage.model_count));
+            metrics.flights.set(i64::try_from(fetcher.in_flight()).unwrap_or(i64::MAX));
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(HOUSEKEEPING) => {}
+        }
+    }
+}
+
+/// Hashes everything again, slowly, for ever.
+async fn scrub(store: Store, bytes_per_second: u64, metrics: Arc<Metrics>, stop: CancellationToken) {
+    loop {
+        let scrubbing = store.clone();
+        let outcome = tokio::task::spawn_blocking(move || scrubbing.scrub_step(SCRUB_STEP)).await;
+        let done = match outcome {
+            Ok(Ok(progress)) => {
+                metrics.scrubbed_bytes.inc_by(progress.bytes);
+                let faults = progress.faults.len() as u64;
+                metrics.corrupt.get_or_create(&Which { which: "scrub" }).inc_by(faults);
+                progress.bytes
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the scrub failed; tried again");
+                0
+            }
+            Err(_) => 0,
+        };
+        // An empty store is looked at now and then; otherwise the pause makes the rate.
+        let pause = (done as f64 / bytes_per_second.max(1) as f64).max(1.0);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs_f64(pause)) => {}
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Bytes of a blob. Every group is hashed before any of it leaves; `sendfile` was turned down for that reason. A group that is
+//! wrong quarantines the blob: before the first byte it is an error, later the connection is broken off, and a client that
+//! counts its bytes knows. A wrong byte is never sent.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
+
+use super::Node;
+use super::problem::problem;
+use crate::base::ErrorKind;
+use crate::digest::{GROUP_BYTES, Hash, group_range};
+use crate::prewarm::wire::Problem;
+use crate::store::{BlobReader, Store, StoreError};
+use crate::telemetry::metrics::{Metrics, Which};
+
+/// `GET` and `HEAD /v1/blobs/{blake3}`
+pub(super) async fn blob(
+    State(node): State<Node>,
+    method: Method,
+    Path(hash): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let hash: Hash = hash.parse().map_err(|error| problem(ErrorKind::Invalid, format!("{error}")))?;
+    let (store, metrics) = (node.store.clone(), Arc::clone(&node.metrics));
+    let reader = open(&store, &metrics, hash).await?;
+    let size = reader.size();
+    let asked = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+    let range = match asked.map(|text| parse(text, size)) {
+        None | Some(Asked::Whole) => None,
+        Some(Asked::Part(range)) => Some(range),
+        Some(Asked::Outside) => {
+            let mut response = Problem::with_status(
+                ErrorKind::Invalid,
+                StatusCode::RANGE_NOT_SATISFIABLE.as_u16(),
+                format!("the blob has {size} bytes"),
+            )
+            .into_response();
+            if let Ok(value) = format!("bytes */{size}").parse() {
+                response.headers_mut().insert(header::CONTENT_RANGE, value);
+            }
+            return Ok(response);
+        }
+    };
+    let (start, end) = range.as_ref().map_or((0, size), |range| (range.start, range.end));
+    let mut answer = Response::builder()
+        .header(header::CONTENT_TYPE, "application/octet-stream")
+        .header(header::ACCEPT_RANGES, "bytes")
+        .header(header::ETAG, format!("\"{hash}\""))
+        .header(header::CONTENT_LENGTH, end - start);
+    if range.is_some() {
+        answer = answer
+            .status(StatusCode::PARTIAL_CONTENT)
+            .header(header::CONTENT_RANGE, format!("bytes {start}-{}/{size}", end.saturating_sub(1)));
+    }
+    let body = if method == Method::HEAD || start == end {
+        Body::empty()
+    } else {
+        let pieces = Pieces { store, metrics, hash, reader: Arc::new(reader), left: start..end };
+        // The first group is proved before the status is sent, so that a corrupt blob is an error and not a broken body.
+        let (first, pieces) = pieces.next().await?;
+        let rest = stream::unfold(Some(pieces), |pieces| async move {
+            let pieces = pieces.filter(|pieces| !pieces.left.is_empty())?;
+            match pieces.next().await {
+                Ok((bytes, pieces)) => Some((Ok(bytes), Some(pieces))),
+                Err(problem) => Some((Err(std::io::Error::other(problem.detail)), None)),
+            }
+        });
+        Body::from_stream(stream::iter([Ok(first)]).chain(rest))
+    };
+    answer.body(body).map_err(|error| problem(ErrorKind::Internal, error.to_string()))
+}
+
+async fn open(store: &Store, metrics: &Arc<Metrics>, hash: Hash) -> Result<BlobReader, Problem> {
+    let (store, metrics) = (store.clone(), Arc::clone(metrics));
+    super::api::blocking(move || match store.open_blob(&hash) {
+        Err(error) if error.kind() == ErrorKind::Corrupt => Err(aside(&store, &metrics, &hash, error)),
+        outcome => outcome,
+    })
+    .await
+}
+
+/// Quarantines and passes the error on.
+fn aside(store: &Store, metrics: &Metrics, hash: &Hash, error: StoreError) -> StoreError {
+    metrics.corrupt.get_or_create(&Which { which: "read" }).inc();
+    match store.quarantine(hash, "read") {
+        Ok(()) => error,
+        Err(worse) => worse,
+    }
+}
+
+/// What of a blob is still to be sent.
+struct Pieces {
+    store: Store,
+    metrics: Arc<Metrics>,
+    hash: Hash,
+    reader: Arc<BlobReader>,
+    left: Range<u64>,
+}
+
+// === impl Pieces ===
+
+impl Pieces {
+    /// Reads and proves the next group; gives the part of it that was asked for.
+    async fn next(self) -> Result<(Bytes, Self), Problem> {
+        let Self { store, metrics, hash, reader, left } = self;
+        let index = left.start / GROUP_BYTES;
+        let group = group_range(reader.size(), index);
+        let end = left.end.min(group.end);
+        let wanted = (left.start - group.start) as usize..(end - group.start) as usize;
+        let (read, keeper, counter) = (Arc::clone(&reader), store.clone(), Arc::clone(&metrics));
+        let bytes = super::api::blocking(move || {
+            let mut buffer = vec![0; (group.end - group.start) as usize];
+            match read.group(index, &mut buffer) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Corrupt => return Err(aside(&keeper, &counter, &hash, error)),
+                Err(error) => return Err(error),
+            }
+            Ok(Bytes::from(buffer).slice(wanted))
+        })
+        .await?;
+        metrics.served_bytes.inc_by(bytes.len() as u64);
+        Ok((bytes, Self { store, metrics, hash, reader, left: end..left.end }))
+    }
+}
+
+/// What a `Range` header asks of `size` bytes.
+#[derive(Debug, PartialEq)]
+enum Asked {
+    /// Not a single byte range: answered whole, as RFC 9110 allows.
+    Whole,
+    Part(Range<u64>),
+    Outside,
+}
+
+fn parse(text: &str, size: u64) -> Asked {
+    let Some((first, last)) =
+        text.strip_prefix("bytes=").filter(|spec| !spec.contains(',')).and_then(|spec| spec.split_once('-'))
+    else {
+        return Asked::Whole;
+    };
+    let range = match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {
+        (Ok(first), Ok(last)) if last >= first => first..last.saturating_add(1).min(size),
+        (Ok(first), Err(_)) if last.trim().is_empty() => first..size,
+        (Err(_), Ok(count)) if first.trim().is_empty() => size.saturating_sub(count)..size,
+        _ => return Asked::Whole,
+    };
+    if range.start < range.end { Asked::Part(range) } else { Asked::Outside }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_those_of_rfc_9110() {
+        for (text, asked) in [
+            ("bytes=0-9", Asked::Part(0..10)),
+            ("bytes=5-", Asked::Part(5..100)),
+            ("bytes=-7", Asked::Part(93..100)),
+            ("bytes=-700", Asked::Part(0..100)),
+            ("bytes=90-1000", Asked::Part(90..100)),
+            ("bytes=100-", Asked::Outside),
+            ("bytes=-0", Asked::Outside),
+            ("bytes=5-3", Asked::Whole),
+            ("bytes=0-1,3-4", Asked::Whole),
+            ("lines=1-2", Asked::Whole),
+            ("bytes=0-18446744073709551615", Asked::Part(0..100)),
+        ] {
+            assert_eq!(parse(text, 100), asked, "{text}");
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! The client of the native API, over TCP or a Unix socket: what the command line uses.
+//!
+//! One connection a call: calls are few, and a connection that outlives its call would have to be watched for a daemon that
+//! stops. Bodies of blobs are streamed; everything else is read whole, up to a limit.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, stream};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RANGE};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::base::ErrorKind;
+use crate::digest::Hash;
+use crate::model::{DOCUMENT_LIMIT, Manifest};
+use crate::prewarm::wire::{GcReport, GcRequest, JobView, ModelView, PrewarmRequest, Problem};
+
+/// Largest answer that is read whole.
+const ANSWER_LIMIT: usize = DOCUMENT_LIMIT;
+
+/// Largest event: a job with many warnings.
+const EVENT_LIMIT: usize = 1 << 20;
+
+/// Where a daemon listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// `http://host:port`
+    Http(url::Url),
+}
+
+/// A client of one daemon. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    target: Arc<Target>,
+    token: Option<Arc<str>>,
+}
+
+/// Why a call did not give its answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No connection, or it broke.
+    #[error("{daemon}: {detail}")]
+    Transport {
+        /// Which daemon.
+        daemon: String,
+        /// What happened.
+        detail: String,
+    },
+    /// The daemon answered with an error.
+    #[error("{}", .0.detail)]
+    Refused(Problem),
+    /// What answered does not speak this API.
+    #[error("{daemon} does not answer as a preheat daemon does: {detail}")]
+    Strange {
+        /// Which daemon.
+        daemon: String,
+        /// What is strange.
+        detail: String,
+    },
+}
+
+/// One event of a job: a snapshot, or a sign of life.
+pub type JobEvent = Result<Option<JobView>, ClientError>;
+
+// === impl ClientError ===
+
+impl ClientError {
+    /// What it means to whoever has to act.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Transport { .. } | Self::Strange { .. } => ErrorKind::Unavailable,
+            Self::Refused(problem) => problem.kind.unwrap_or(ErrorKind::Internal),
+        }
+    }
+
+    /// Whether the daemon was not reached, or is not one.
+    #[must_use]
+    pub fn is_transport(&self) -> bool {
+        !matches!(self, Self::Refused(_))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Http(url) => f.write_str(url.as_str().trim_end_matches('/')),
+        }
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.target.fmt(f)
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    /// A client; nothing is connected yet.
+    #[must_use]
+    pub fn new(target: Target, token: Option<String>) -> Self {
+        Self { target: Arc::new(target), token: token.map(Arc::from) }
+    }
+
+    /// `POST /v1/prewarm`
+    ///
+    /// # Errors
+    /// [`ClientError`], as for every call.
+    pub async fn prewarm(&self, request: &PrewarmRequest) -> Result<JobView, ClientError> {
+        let body = serde_json::to_vec(request).unwrap_or_default();
+        self.json(Method::POST, "/v1/prewarm", body).await
+    }
+
+    /// `GET /v1/prewarm/{id}`
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn job(&self, id: &str) -> Result<JobView, ClientError> {
+        self.json(Method::GET, &format!("/v1/prewarm/{id}"), Vec::new()).await
+    }
+
+    /// `GET /v1/models`
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn models(&self) -> Result<Vec<ModelView>, ClientError> {
+        self.json(Method::GET, "/v1/models", Vec::new()).await
+    }
+
+    /// `POST /v1/gc`
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn gc(&self, request: GcRequest) -> Result<GcReport, ClientError> {
+        let body = serde_json::to_vec(&request).unwrap_or_default();
+        self.json(Method::POST, "/v1/gc", body).await
+    }
+
+    /// `GET /v1/manifests/{digest}`; the answer is held against the digest.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn manifest(&self, digest: &Hash) -> Result<Manifest, ClientError> {
+        let bytes = self.whole(Method::GET, &format!("/v1/manifests/{digest}"), Vec::new()).await?;
+        let manifest = Manifest::parse(&bytes).map_err(|error| self.strange(error.to_string()))?;
+        if manifest.digest() == *digest {
+            return Ok(manifest);
+        }
+        Err(self.strange(format!("manifest {digest} was asked for, {} came", manifest.digest())))
+    }
+
+    /// `GET /v1/prewarm/{id}/events`: snapshots until the job ends; `None` is a heartbeat.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn events(&self, id: &str) -> Result<BoxStream<'static, JobEvent>, ClientError> {
+        let answer = self.send(Method::GET, &format!("/v1/prewarm/{id}/events"), None, Vec::new()).await?;
+        let client = self.clone();
+        let state = (answer.into_body(), Vec::new(), client);
+        Ok(stream::unfold(Some(state), |state| async move {
+            let (mut body, mut buffer, client) = state?;
+            loop {
+                if let Some(event) = take_event(&mut buffer) {
+                    let event = match event {
+                        None => Ok(None),
+                        Some(json) => match serde_json::from_str(&json) {
+                            Ok(view) => Ok(Some(view)),
+                            Err(error) => return Some((Err(client.strange(error.to_string())), None)),
+                        },
+                    };
+                    return Some((event, Some((body, buffer, client))));
+                }
+                match body.frame().await {
+                    Some(Ok(frame)) => {
+                        if let Some(bytes) = frame.data_ref() {
+                            buffer.extend_from_slice(bytes);
+                        }
+                        if buffer.len() > EVENT_LIMIT {
+                            return Some((Err(client.strange("an event has no end".to_owned())), None));
+                        }
+                    }
+                    Some(Err(error)) => return Some((Err(client.broken(&error)), None)),
+                    None => return None,
+                }
+            }
+        })
+        .boxed())
+    }
+
+    /// `GET /v1/blobs/{hash}` with a range. Every group was proved before it was sent; the caller counts the bytes.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn blob(
+        &self,
+        hash: &Hash,
+        range: Range<u64>,
+    ) -> Result<BoxStream<'static, Result<Bytes, ClientError>>, ClientError> {
+        if range.is_empty() {
+            return Ok(stream::empty().boxed());
+        }
+        let wanted = range.end - range.start;
+        let header = format!("bytes={}-{}", range.start, range.end - 1);
+        let answer = self.send(Method::GET, &format!("/v1/blobs/{hash}"), Some(header), Vec::new()).await?;
+        if answer.status() != StatusCode::PARTIAL_CONTENT {
+            return Err(self.strange(format!("it answers {} to a range request", answer.status())));
+        }
+        let client = self.clone();
+        Ok(stream::unfold(Some((answer.into_body(), wanted, client)), |state| async move {
+            let (mut body, left, client) = state?;
+            loop {
+                match body.frame().await {
+                    Some(Ok(frame)) => {
+                        let Ok(bytes) = frame.into_data() else { continue };
+                        let Some(left) = left.checked_sub(bytes.len() as u64) else {
+                            return Some((Err(client.strange("it sends more than was asked for".to_owned())), None));
+                        };
+                        return Some((Ok(bytes), Some((body, left, client))));
+                    }
+                    Some(Err(error)) => return Some((Err(client.broken(&error)), None)),
+                    None if left == 0 => return None,
+                    None => {
+                        let detail = format!("the body ended {left} bytes early");
+                        let daemon = client.to_string();
+                        return Some((Err(ClientError::Transport { daemon, detail }), None));
+                    }
+                }
+            }
+        })
+        .boxed())
+    }
+
+    async fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> Result<T, ClientError> {
+        let bytes = self.whole(method, path, body).await?;
+        serde_json::from_slice(&bytes).map_err(|error| self.strange(error.to_string()))
+    }
+
+    async fn whole(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, ClientError> {
+        let answer = self.send(method, path, None, body).await?;
+        self.read(answer).await
+    }
+
+    async fn read(&self, answer: Response<Incoming>) -> Result<Bytes, ClientError> {
+        let body = Limited::new(answer.into_body(), ANSWER_LIMIT).collect().await;
+        body.map(http_body_util::Collected::to_bytes).map_err(|error| self.broken(error.as_ref()))
+    }
+
+    /// Sends one request on a connection of its own; an answer that is no success is an error.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        range: Option<String>,
+        body: Vec<u8>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let authority = match self.target.as_ref() {
+            Target::Unix(_) => "localhost".to_owned(),
+            Target::Http(url) => url.authority().to_owned(),
+        };
+        let mut request = Request::builder().method(method).uri(path).header(HOST, authority);
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        if let Some(range) = range {
+            request = request.header(RANGE, range);
+        }
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| self.strange(error.to_string()))?;
+        let answer = match self.target.as_ref() {
+            Target::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(|error| self.broken(&error))?;
+                self.exchange(stream, request).await?
+            }
+            Target::Http(url) => {
+                let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+                let port = url.port_or_known_default().unwrap_or(80);
+                let stream = TcpStream::connect((host, port)).await.map_err(|error| self.broken(&error))?;
+                // Requests are single small writes.
+                let _ = stream.set_nodelay(true);
+                self.exchange(stream, request).await?
+            }
+        };
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let bytes = self.read(answer).await?;
+        match serde_json::from_slice::<Problem>(&bytes) {
+            Ok(problem) if problem.kind.is_some() => Err(ClientError::Refused(problem)),
+            _ => Err(self.strange(format!("it answers {status}"))),
+        }
+    }
+
+    async fn exchange<S>(&self, stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
+        // Ends when the answer's body has been read or dropped; its error reaches the reader of the body.
+        tokio::spawn(async move { drop(connection.await) });
+        sender.send_request(request).await.map_err(|error| self.broken(&error))
+    }
+
+    fn broken(&self, error: &(dyn std::error::Error + 'static)) -> ClientError {
+        let mut cause = error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        ClientError::Transport { daemon: self.to_string(), detail: cause.to_string() }
+    }
+
+    fn strange(&self, detail: String) -> ClientError {
+        ClientError::Strange { daemon: self.to_string(), detail }
+    }
+}
+
+/// Takes the first whole event off `buffer`: its data, or `None` for a comment.
+#[expect(clippy::option_option, reason = "no event yet, a comment, an event")]
+fn take_event(buffer: &mut Vec<u8>) -> Option<Option<String>> {
+    let end = buffer.windows(2).position(|pair| pair == b"\n\n")?;
+    let event: Vec<u8> = buffer.drain(..end + 2).collect();
+    let text = String::from_utf8_lossy(&event);
+    let data: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("data:"))
+        .map(|data| data.strip_prefix(' ').unwrap_or(data))
+        .collect();
+    Some((!data.is_empty()).then(|| data.join("\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_and_comments_are_told_apart_and_kept_whole() {
+        let mut buffer = b": alive\n\nevent: job\ndata: {\"a\":\ndata: 1}\n\ndata: half".to_vec();
+        assert_eq!(take_event(&mut buffer), Some(None));
+        assert_eq!(take_event(&mut buffer), Some(Some("{\"a\":\n1}".to_owned())));
+        assert_eq!(take_event(&mut buffer), None);
+        assert_eq!(buffer, b"data: half");
+    }
+}

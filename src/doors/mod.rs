@@ -1,0 +1,75 @@
+//! Inbound: the native API over TCP and a Unix socket, and the client that speaks to it.
+//!
+//! Limits are the first thing that a connection meets: how many there are, how large a header and a body may be, how long a
+//! client may take. A framework's server was turned down for the accept loop alone: it has no per-connection limits.
+
+mod api;
+mod blobs;
+pub mod client;
+mod config;
+mod listen;
+mod problem;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use config::{Config, ConfigError};
+pub use listen::{BindError, Bound, bind};
+
+use crate::base::lifecycle::CancellationToken;
+use crate::origin::Origins;
+use crate::prewarm::Jobs;
+use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
+
+/// What the handlers work with. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Blobs and models.
+    pub store: Store,
+    /// Jobs.
+    pub jobs: Jobs,
+    /// Where references are resolved.
+    pub origins: Origins,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// False once the daemon drains.
+    pub ready: Readiness,
+    /// Ends event streams and waits at shutdown.
+    pub stop: CancellationToken,
+    /// What TCP callers must send, if anything.
+    pub token: Option<Arc<str>>,
+}
+
+/// Whether the node takes new work.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness {
+    ready: Arc<AtomicBool>,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// Over TCP: nobody in particular.
+    Network,
+    /// Over the Unix socket: a user, on the kernel's word.
+    Local {
+        /// User id.
+        uid: u32,
+    },
+}
+
+// === impl Readiness ===
+
+impl Readiness {
+    /// Says so from now on.
+    pub fn set(&self, ready: bool) {
+        self.ready.store(ready, Ordering::SeqCst);
+    }
+
+    /// Whether it is.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,12 @@
+//! The job that takes a reference to a warm model. One job for each content and tier however many ask; a caller may wait,
+//! watch, come back, or call it off.
+
+mod config;
+mod job;
+mod registry;
+mod warm;
+pub mod wire;
+
+pub use config::Config;
+pub use job::JobError;
+pub use registry::{Jobs, Submitted};

@@ -1,0 +1,279 @@
+//! The JSON of the native API: what is asked and answered, for the doors and for every client of them.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::ErrorKind;
+use crate::digest::Hash;
+use crate::model::{ModelId, ModelRecord};
+use crate::store::{Model, Pin};
+
+/// How ready a model is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// On the node, verified, tree published.
+    #[default]
+    Disk,
+    /// Also resident in the page cache.
+    Memory,
+}
+
+/// Who waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Nobody yet.
+    #[default]
+    Prefetch,
+    /// A process that is starting.
+    Demand,
+}
+
+/// `POST /v1/prewarm`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrewarmRequest {
+    /// What to have ready.
+    pub reference: String,
+    /// How ready.
+    #[serde(default)]
+    pub tier: Tier,
+    /// Who waits; `prefetch` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+    /// When it has to be ready, in seconds from now. Missing it does not cancel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<f64>,
+    /// How long it may not be evicted once ready; 600 if absent, 0 for not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_seconds: Option<u64>,
+    /// Answer only when it is ready or has failed, or after 10 minutes.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// Waits for a place.
+    #[default]
+    Queued,
+    /// Resolves, transfers, warms.
+    Running,
+    /// The tree is in place (and, for `memory`, resident).
+    Ready,
+    /// See `error`.
+    Failed,
+    /// Called off.
+    Cancelled,
+}
+
+/// Seconds still to go.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EtaSeconds {
+    /// As likely sooner as later.
+    pub p50: f64,
+    /// Nine times in ten sooner.
+    pub p90: f64,
+}
+
+/// The directory behind a path, as the daemon sees it: a client in another mount namespace compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeIdentity {
+    /// `st_dev`
+    pub device: u64,
+    /// `st_ino`
+    pub inode: u64,
+}
+
+/// A job as it is answered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    /// Its name.
+    pub id: String,
+    /// Where it stands.
+    pub state: JobState,
+    /// What was asked.
+    pub reference: String,
+    /// How ready it was asked.
+    pub tier: Tier,
+    /// Who waits.
+    pub priority: Priority,
+    /// `queued`, `resolve`, `transfer`, `warm`, `done`
+    pub stage: String,
+    /// Bytes of all selected files; 0 until known.
+    pub bytes_total: u64,
+    /// Bytes present and verified, those that were here before included.
+    pub bytes_done: u64,
+    /// Body bytes received from the origin for this job.
+    pub origin_bytes: u64,
+    /// Over the last seconds.
+    pub bytes_per_second: u64,
+    /// `null` while nothing is measured.
+    pub eta_seconds: Option<EtaSeconds>,
+    /// Whether the deadline will be, or was, met; `null` without one or without a measure.
+    pub deadline_met: Option<bool>,
+    /// The tree, once it is in place.
+    pub path: Option<PathBuf>,
+    /// That tree's identity.
+    pub tree: Option<TreeIdentity>,
+    /// Digest of the manifest, once known.
+    pub manifest: Option<Hash>,
+    /// What the reference resolved to.
+    pub revision: Option<String>,
+    /// Number of files.
+    pub files: u64,
+    /// Whether a power cut would leave it.
+    pub durable: bool,
+    /// Bytes in the page cache, measured, for the tier `memory`.
+    pub resident_bytes: Option<u64>,
+    /// Seconds from request to the end, or until now.
+    pub seconds: f64,
+    /// For people.
+    pub warnings: Vec<String>,
+    /// Why it failed.
+    pub error: Option<Problem>,
+}
+
+/// An error of the API (RFC 9457, `application/problem+json`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// `about:blank`: the kind says which.
+    #[serde(rename = "type", default)]
+    pub kind_url: String,
+    /// The status in words.
+    #[serde(default)]
+    pub title: String,
+    /// HTTP status.
+    #[serde(default)]
+    pub status: u16,
+    /// What is wrong, and what to do.
+    #[serde(default)]
+    pub detail: String,
+    /// The machine's word for it.
+    #[serde(default)]
+    pub kind: Option<ErrorKind>,
+}
+
+/// A published model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelView {
+    /// Its name.
+    pub id: ModelId,
+    /// The reference as it was typed.
+    pub reference: String,
+    /// What it resolved to.
+    pub revision: String,
+    /// Its tree.
+    pub path: PathBuf,
+    /// Digest of its manifest.
+    pub manifest: Hash,
+    /// Sum of file sizes.
+    pub bytes: u64,
+    /// Number of files.
+    pub files: u64,
+    /// Whether a power cut would leave it.
+    pub durable: bool,
+    /// Seconds since the epoch.
+    pub published_at: u64,
+    /// Seconds since the epoch.
+    pub last_used: u64,
+    /// How the weakest-checked file was checked against its origin's own word.
+    pub origin_verified: String,
+    /// Pins and leases on it.
+    pub pins: Vec<Pin>,
+}
+
+/// `POST /v1/gc`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GcRequest {
+    /// Everything that is not pinned, leased or in use.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// What was removed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GcReport {
+    /// Models removed.
+    pub models: Vec<ModelId>,
+    /// Blobs removed.
+    pub blobs: u64,
+    /// Bytes given back.
+    pub bytes: u64,
+    /// Models that stayed, and why.
+    pub kept: Vec<(ModelId, String)>,
+}
+
+/// `PUT /v1/models/{id}/pins/{pin}`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PinRequest {
+    /// For people.
+    #[serde(default)]
+    pub reason: String,
+    /// A lease of so many seconds; without it a pin until it is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_seconds: Option<u64>,
+}
+
+// === impl Problem ===
+
+impl Problem {
+    /// A problem of a kind, with that kind's status.
+    #[must_use]
+    pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
+        Self::with_status(kind, kind.http_status(), detail)
+    }
+
+    /// A problem with a status of its own.
+    #[must_use]
+    pub fn with_status(kind: ErrorKind, status: u16, detail: impl Into<String>) -> Self {
+        let title = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+        Self {
+            kind_url: "about:blank".to_owned(),
+            title: title.unwrap_or("Error").to_owned(),
+            status,
+            detail: detail.into(),
+            kind: Some(kind),
+        }
+    }
+}
+
+// === impl ModelView ===
+
+impl From<Model> for ModelView {
+    fn from(model: Model) -> Self {
+        let Model { record, path, durable, last_used, pins } = model;
+        let ModelRecord { id, reference, revision, manifest, bytes, files, published_at, facts, .. } = record;
+        let weakest = facts.files.iter().map(|file| file.origin_verified).max().unwrap_or_default();
+        let origin_verified = serde_json::to_value(weakest).ok().and_then(|word| word.as_str().map(str::to_owned));
+        Self {
+            id,
+            reference,
+            revision: revision.to_string(),
+            path,
+            manifest,
+            bytes,
+            files,
+            durable,
+            published_at,
+            last_used,
+            origin_verified: origin_verified.unwrap_or_default(),
+            pins,
+        }
+    }
+}
+
+// === impl GcReport ===
+
+impl From<crate::store::Evicted> for GcReport {
+    fn from(done: crate::store::Evicted) -> Self {
+        let crate::store::Evicted { models, blobs, bytes, kept } = done;
+        Self { models, blobs, bytes, kept }
+    }
+}
