@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use crate::base::ErrorKind;
+use crate::doors::client::ClientError;
+use crate::doors::{BindError, ConfigError};
 use crate::model::source::SourceError;
 use crate::store::StoreError;
 use crate::transfer::TransferError;
@@ -30,23 +32,26 @@ impl CliError {
 /// The kind of an error, from the first link of its chain that knows.
 pub(super) fn kind_of(error: &anyhow::Error) -> ErrorKind {
     for link in error.chain() {
-        if let Some(error) = link.downcast_ref::<CliError>() {
-            return error.kind;
-        }
-        if let Some(error) = link.downcast_ref::<StoreError>() {
-            return error.kind();
-        }
-        if let Some(error) = link.downcast_ref::<TransferError>() {
-            return error.kind();
-        }
-        if let Some(error) = link.downcast_ref::<SourceError>() {
-            return error.kind();
-        }
-        if let Some(error) = link.downcast_ref::<std::io::Error>() {
-            return ErrorKind::of_io(error);
+        let kind = told::<CliError>(link, |error| error.kind)
+            .or_else(|| told::<StoreError>(link, StoreError::kind))
+            .or_else(|| told::<TransferError>(link, TransferError::kind))
+            .or_else(|| told::<SourceError>(link, SourceError::kind))
+            .or_else(|| told::<ClientError>(link, ClientError::kind))
+            .or_else(|| told::<BindError>(link, BindError::kind))
+            .or_else(|| told::<ConfigError>(link, |_| ErrorKind::Invalid))
+            .or_else(|| told::<std::io::Error>(link, ErrorKind::of_io));
+        if let Some(kind) = kind {
+            return kind;
         }
     }
     ErrorKind::Internal
+}
+
+fn told<E: std::error::Error + 'static>(
+    link: &(dyn std::error::Error + 'static),
+    kind: impl Fn(&E) -> ErrorKind,
+) -> Option<ErrorKind> {
+    link.downcast_ref::<E>().map(kind)
 }
 
 /// Prints the error and gives its exit code.

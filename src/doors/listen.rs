@@ -2,8 +2,8 @@
 //! kernel's queue and not in our memory.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,27 +79,44 @@ impl BindError {
 /// [`BindError`]
 pub async fn bind(config: &Config, address: SocketAddr) -> Result<Bound, BindError> {
     let tcp = TcpListener::bind(address).await.map_err(|source| BindError::Tcp { address, source })?;
-    let path = &config.socket;
-    let unix = if path.as_os_str().is_empty() {
+    let unix = if config.socket.as_os_str().is_empty() {
         None
     } else {
-        let error = |source| BindError::Socket { path: path.clone(), source };
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(error)?;
-        }
-        if path.symlink_metadata().is_ok() {
-            // A socket that nobody answers on was left by a killed daemon.
-            if UnixStream::connect(path).await.is_ok() {
-                return Err(BindError::SocketInUse(path.clone()));
+        match bind_socket(&config.socket, config.socket_mode).await {
+            Ok(listener) => Some((listener, config.socket.clone())),
+            // Nobody has asked for the default one, and a second daemon, or one of a plain user, cannot have it.
+            Err(error) if config.socket == Config::default().socket => {
+                tracing::warn!(%error, "serving over TCP only");
+                None
             }
-            std::fs::remove_file(path).map_err(error)?;
+            Err(error) => return Err(error),
         }
-        let listener = UnixListener::bind(path).map_err(error)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(config.socket_mode)).map_err(error)?;
-        Some((listener, path.clone()))
     };
     let connections = Arc::new(Semaphore::new(config.connections_max.max(1)));
     Ok(Bound { tcp, unix, connections, header_timeout: config.header_timeout.0 })
+}
+
+async fn bind_socket(path: &Path, mode: u32) -> Result<UnixListener, BindError> {
+    let error = |source| BindError::Socket { path: path.to_owned(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(error)?;
+    }
+    if let Ok(found) = path.symlink_metadata() {
+        if !found.file_type().is_socket() {
+            return Err(error(std::io::Error::new(
+                std::io::ErrorKind::AlreadyExists,
+                "a file that is no socket is there",
+            )));
+        }
+        // A socket that nobody answers on was left by a killed daemon.
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(BindError::SocketInUse(path.to_owned()));
+        }
+        std::fs::remove_file(path).map_err(error)?;
+    }
+    let listener = UnixListener::bind(path).map_err(error)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(error)?;
+    Ok(listener)
 }
 
 // === impl Bound ===

@@ -164,7 +164,8 @@ impl Job {
     /// Another caller joins: the stronger wish counts.
     pub(super) fn join(&self, priority: Priority, deadline: Option<Instant>, lease_seconds: u64) {
         self.change(|state| {
-            state.priority = state.priority.max(priority);
+            // Demand is the lesser: it comes first.
+            state.priority = state.priority.min(priority);
             state.deadline = [state.deadline, deadline].into_iter().flatten().min();
             state.lease_seconds = state.lease_seconds.max(lease_seconds);
         });

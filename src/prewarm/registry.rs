@@ -18,7 +18,7 @@ use crate::model::source::Origin;
 use crate::model::{OriginId, Reference, Tenant};
 use crate::store::{Pin, Store};
 use crate::telemetry::metrics::{Metrics, Which};
-use crate::transfer::{Fetcher, Priority as TransferPriority, Request};
+use crate::transfer::{Fetcher, Request};
 
 /// Longest wait of one answer; a caller that wants more asks again.
 const WAIT_LIMIT: Duration = Duration::from_secs(600);
@@ -96,7 +96,7 @@ impl Jobs {
     ) -> Submitted {
         let inner = &self.inner;
         let canonical = reference.to_string();
-        let priority = request.priority.unwrap_or_default();
+        let priority = request.priority.unwrap_or(Priority::Prefetch);
         let lease =
             request.lease_seconds.unwrap_or(inner.config.lease.0.as_secs()).min(inner.config.lease_max.0.as_secs());
         let deadline = request
@@ -252,10 +252,7 @@ impl Inner {
                 reference: reference.clone(),
                 origin: Arc::clone(&origin),
                 origin_id: origin_id.clone(),
-                priority: match job.priority() {
-                    Priority::Demand => TransferPriority::Demand,
-                    Priority::Prefetch => TransferPriority::Prefetch,
-                },
+                priority: job.priority(),
                 progress: Arc::clone(&job.progress),
                 cancel: job.cancel.clone(),
             };

@@ -8,6 +8,7 @@ use crate::base::ErrorKind;
 use crate::digest::Hash;
 use crate::model::{ModelId, ModelRecord};
 use crate::store::{Model, Pin};
+pub use crate::transfer::Priority;
 
 /// How ready a model is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -18,17 +19,6 @@ pub enum Tier {
     Disk,
     /// Also resident in the page cache.
     Memory,
-}
-
-/// Who waits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Priority {
-    /// Nobody yet.
-    #[default]
-    Prefetch,
-    /// A process that is starting.
-    Demand,
 }
 
 /// `POST /v1/prewarm`

@@ -20,7 +20,7 @@ struct Architecture {
     shards: usize,
 }
 
-const ARCHITECTURES: [Architecture; 4] = [
+const ARCHITECTURES: [Architecture; 6] = [
     Architecture {
         name: "SmolLM-135M",
         hidden: 576,
@@ -28,6 +28,28 @@ const ARCHITECTURES: [Architecture; 4] = [
         layers: 30,
         heads: 9,
         key_value_heads: 3,
+        vocabulary: 49_152,
+        tied_embeddings: true,
+        shards: 1,
+    },
+    Architecture {
+        name: "SmolLM2-360M",
+        hidden: 960,
+        intermediate: 2560,
+        layers: 32,
+        heads: 15,
+        key_value_heads: 5,
+        vocabulary: 49_152,
+        tied_embeddings: true,
+        shards: 1,
+    },
+    Architecture {
+        name: "SmolLM2-1.7B",
+        hidden: 2048,
+        intermediate: 8192,
+        layers: 24,
+        heads: 32,
+        key_value_heads: 32,
         vocabulary: 49_152,
         tied_embeddings: true,
         shards: 1,
