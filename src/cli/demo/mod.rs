@@ -146,7 +146,11 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
             "model": description,
             "bytes": bytes,
             "manifest": manifest_found,
-            "origin": limits,
+            "origin": {
+                "bytes_per_second": limits.bytes_per_second,
+                "connection_bytes_per_second": limits.connection_bytes_per_second,
+                "latency_seconds": limits.latency.as_secs_f64(),
+            },
             "line_seconds": bytes as f64 / limits.bytes_per_second as f64,
             "scenes": scenes,
             "verify": {"blobs": blobs, "wrong": wrong},

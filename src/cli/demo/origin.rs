@@ -21,7 +21,7 @@ use super::content::Content;
 const PIECE: u64 = 256 * 1024;
 
 /// What the origin can do.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// All connections together, bytes a second.
     pub(super) bytes_per_second: u64,
