@@ -6,7 +6,8 @@ use url::Url;
 use crate::model::source::SourceError;
 use crate::model::{Reference, Scheme};
 
-/// The allow-list. Empty: everything is allowed.
+/// The allow-list. Directories and the network are two lists: who lists the one has said nothing of the other, and a list
+/// with nothing on it allows everything.
 #[derive(Debug)]
 pub(super) struct AllowList {
     prefixes: Vec<Prefix>,
@@ -29,7 +30,7 @@ impl AllowList {
     }
 
     pub(super) fn check_reference(&self, reference: &Reference) -> Result<(), SourceError> {
-        if self.prefixes.is_empty() || self.lists(reference) {
+        if self.is_open(reference.scheme) || self.lists(reference) {
             return Ok(());
         }
         Err(refused(&reference.base()))
@@ -49,7 +50,12 @@ impl AllowList {
         let host = url.host_str().unwrap_or_default();
         let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let place = percent_encoding::percent_decode_str(url.path().trim_matches('/')).decode_utf8_lossy();
-        self.prefixes.is_empty() || self.covers(scheme, &authority, &place)
+        self.is_open(scheme) || self.covers(scheme, &authority, &place)
+    }
+
+    fn is_open(&self, scheme: Scheme) -> bool {
+        let local = scheme == Scheme::File;
+        !self.prefixes.iter().any(|prefix| (prefix.scheme == Scheme::File) == local)
     }
 
     fn covers(&self, scheme: Scheme, authority: &str, place: &str) -> bool {
@@ -133,7 +139,11 @@ mod tests {
     fn whole_schemes_and_no_list_allow_all() {
         let files = AllowList::new(&["file:///".to_owned()]).unwrap();
         assert!(files.check_reference(&"file:///any/where".parse().unwrap()).is_ok());
-        assert!(files.check_reference(&"https://host/x".parse().unwrap()).is_err());
+        assert!(files.check_reference(&"https://host/x".parse().unwrap()).is_ok());
+        let network = AllowList::new(&["https://".to_owned()]).unwrap();
+        assert!(network.check_reference(&"https://host/x".parse().unwrap()).is_ok());
+        assert!(network.check_reference(&"s3://bucket/x".parse().unwrap()).is_err());
+        assert!(network.check_reference(&"file:///any/where".parse().unwrap()).is_ok());
         assert!(AllowList::new(&[]).unwrap().check_reference(&"https://host/x".parse().unwrap()).is_ok());
         assert!(AllowList::new(&["models".to_owned()]).is_err());
     }

@@ -11,7 +11,8 @@ use crate::base::units::Span;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// URL prefixes that may be fetched: `https://host/path`, `s3://bucket/prefix`, `file:///dir`. Empty: any.
+    /// URL prefixes that may be fetched: `https://host/path`, `s3://bucket/prefix`, `file:///dir`. Without one of the
+    /// network, any web server and bucket may be; over TCP a directory only if it is listed.
     pub allow: Vec<String>,
     /// PEM file with certificate authorities to trust beside the system's.
     pub ca_bundle: Option<PathBuf>,

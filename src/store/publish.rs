@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::error::IoContext;
 use super::index::{ModelEntry, ModelKey};
-use super::{Inner, Model, Publication, StoreError, now};
+use super::{BlobState, Inner, Model, Publication, StoreError, now};
 use crate::base::BootId;
 use crate::digest::Hash;
-use crate::model::{Manifest, ModelRecord, Tenant};
+use crate::model::{Manifest, ManifestEntry, ModelRecord, Tenant};
 use crate::sys::durable::{sync_directory, temporary_name, write_atomic, write_temporary};
 
 /// A model that is readable and not yet durable.
@@ -47,7 +47,16 @@ impl Inner {
         if let Some(hash) = missing {
             return Err(StoreError::Missing { what: format!("blob {hash}") });
         }
-        let known = self.index().models.get(&key).map(|entry| (entry.record.manifest, entry.published, entry.durable));
+        let known = {
+            let index = self.index();
+            // A blob that came back from quarantine is not durable, whatever the record says.
+            let sealed = |file: &ManifestEntry| index.state(&file.blake3) == Some(BlobState::Sealed);
+            let known = index.models.get(&key);
+            known.map(|entry| {
+                let durable = entry.durable && manifest.files().iter().all(sealed);
+                (entry.record.manifest, entry.published, durable)
+            })
+        };
         if let Some((known, published, durable)) = known {
             let same = known == digest;
             if same && published && self.tree_is_right(&key, &manifest) {

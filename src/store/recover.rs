@@ -66,9 +66,17 @@ pub(super) fn recover(layout: &Layout, options: &Options) -> Result<(Index, Cata
     }
     models(layout, &mut index)?;
     for (key, record, manifest) in pending {
-        if !index.models.contains_key(&key) {
-            let entry = entry(record, Arc::new(manifest), false, now());
-            index.add_model(key, entry);
+        let whole = manifest.files().iter().all(|file| index.blobs.contains_key(&file.blake3));
+        match index.models.get_mut(&key) {
+            // A durable model some of whose blobs were fetched anew, and are not durable.
+            Some(known) if whole => known.durable = false,
+            Some(_) => {
+                let _ = fs::remove_file(layout.pending(&key.0, &key.1));
+            }
+            None => {
+                let entry = entry(record, Arc::new(manifest), false, now());
+                index.add_model(key, entry);
+            }
         }
     }
     pins::load(layout, &mut index)?;

@@ -95,6 +95,12 @@ def _remove(path):
     shutil.rmtree(path, ignore_errors=True)
 
 
+def cache():
+    """Where scripts/setup keeps what it fetches."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "preheat"
+    return Path(os.environ.get("PREHEAT_CACHE") or default)
+
+
 def run(*command, **options):
     """Runs a command that must succeed; its output is shown when it does not."""
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)

@@ -50,9 +50,10 @@ class Machine:
 class Daemon:
     """`preheat serve` on a root, with its log in a file. Not started by making one."""
 
-    def __init__(self, program, root, machine, log, arguments=(), mutant=None):
+    def __init__(self, program, root, machine, log, arguments=(), mutant=None, environment=None):
         self.program, self.root, self.machine, self.mutant = program, Path(root), machine, mutant
         self.arguments, self.log = list(arguments), Path(log)
+        self.environment = environment or {}
         self.port = host.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process = None
@@ -61,7 +62,7 @@ class Daemon:
         """Starts it and waits until it is ready to serve."""
         command = [self.program, "serve", "--root", self.root, "--listen", f"127.0.0.1:{self.port}", *self.arguments]
         with open(self.log, "ab") as log:
-            self.process = victim.start(command, env=self.machine.environment(self.mutant), stdout=log, stderr=log)
+            self.process = victim.start(command, env=self.machine.environment(self.mutant, **self.environment), stdout=log, stderr=log)
         deadline = time.monotonic() + ready_seconds
         while True:
             try:

@@ -53,7 +53,13 @@ fn the_scrub_finds_every_flip_and_the_next_fetch_heals_it() {
         assert_eq!(fixture.verify().faults, []);
         let healed = publish(&store, "m", &files).unwrap();
         assert!(is_right(&healed, &files) && healed.path == model.path);
+        assert!(!healed.durable, "its new blob is not sealed yet");
+        // A process that ends here leaves a record, and a blob that only this boot may trust.
+        drop(store);
+        let store = fixture.open("one");
+        assert!(!store.models()[0].durable);
         store.flush().unwrap();
+        assert!(store.models()[0].durable);
         assert_eq!(store.scrub_step(u64::MAX).unwrap().faults, []);
         assert_eq!(fixture.verify().faults, []);
     }
