@@ -16,7 +16,8 @@ pub struct Config {
     pub queued_max: usize,
     /// Ended jobs that are remembered.
     pub history_max: usize,
-    /// How long a tree may not be evicted after it became ready, where the caller does not say.
+    /// How long a tree may not be evicted after it became ready, where the caller does not say. Zero: no lease; a model that
+    /// has just been used is the last to go anyway.
     pub lease: Span,
     /// Longest lease a caller may ask for.
     pub lease_max: Span,
@@ -28,8 +29,8 @@ impl Default for Config {
             running_max: 64,
             queued_max: 10_000,
             history_max: 1_000,
-            // From the answer to the engine's first open: image pull and container start lie between.
-            lease: Span(Duration::from_secs(600)),
+            // A lease that nobody asked for would fill a small disk with models that may not go.
+            lease: Span(Duration::ZERO),
             lease_max: Span(Duration::from_secs(7 * 24 * 3600)),
         }
     }

@@ -36,7 +36,8 @@ pub struct PrewarmRequest {
     /// When it has to be ready, in seconds from now. Missing it does not cancel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<f64>,
-    /// How long it may not be evicted once ready; 600 if absent, 0 for not at all.
+    /// How long it may not be evicted once ready: as long as image pull and container start may take. Absent: as configured,
+    /// which is not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_seconds: Option<u64>,
     /// Answer only when it is ready or has failed, or after 10 minutes.

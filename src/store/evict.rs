@@ -22,6 +22,9 @@ use crate::sys::mutant::mutant;
 /// A partial that nobody has touched for this long belongs to a fetch that nobody repeats.
 const STALE_PARTIAL: Duration = Duration::from_secs(24 * 3600);
 
+/// Why a model stays that is not durable yet, or about to be published again.
+pub(super) const BEING_WRITTEN: &str = "being written";
+
 /// Why a model stays.
 fn kept_by(index: &Index, key: &ModelKey, now: u64) -> Option<&'static str> {
     let entry = index.models.get(key)?;
@@ -32,7 +35,7 @@ fn kept_by(index: &Index, key: &ModelKey, now: u64) -> Option<&'static str> {
     }
     let held = |hash: &Hash| index.blobs.get(hash).is_some_and(super::index::Blob::is_held);
     // A blob shared with a held model is not removed anyway; the hold is for what a transfer is about to publish.
-    (!entry.durable || entry.manifest.files().iter().any(|file| held(&file.blake3))).then_some("being written")
+    (!entry.durable || entry.manifest.files().iter().any(|file| held(&file.blake3))).then_some(BEING_WRITTEN)
 }
 
 /// Models in the order in which they go.
@@ -96,7 +99,12 @@ impl Inner {
             done.kept.push((key.1.clone(), why.to_owned()));
             return Ok(false);
         }
-        // No new readers by path.
+        // Asked once before it is hidden, so that an engine which starts beside one that runs finds its tree; and again when no
+        // new reader can come by path.
+        if self.any_in_use(own.iter()) {
+            done.kept.push((key.1.clone(), "in use".to_owned()));
+            return Ok(false);
+        }
         let aside = self.move_tree_aside(key)?;
         if self.any_in_use(own.iter()) {
             if let Some(aside) = &aside {

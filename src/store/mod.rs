@@ -40,7 +40,7 @@ pub use partial::Partial;
 pub use readonly::ReadOnlyStore;
 
 use self::error::IoContext;
-use self::evict::Goal;
+use self::evict::{BEING_WRITTEN, Goal};
 use self::index::Home;
 use self::inner::{Inner, now};
 use self::layout::Layout;
@@ -338,7 +338,7 @@ impl Store {
     pub fn reserve(&self, bytes: u64, keep: &[FlightKey]) -> Result<Reservation, StoreError> {
         self.inner.check_writable()?;
         let mut kept = Vec::new();
-        for attempt in 0..2 {
+        for attempt in 0..3 {
             let available = self.inner.available()?;
             let shortfall = {
                 let mut index = self.inner.index();
@@ -350,8 +350,14 @@ impl Store {
                 }
                 shortfall
             };
-            if attempt == 0 {
-                kept = self.inner.evict(Goal::Free(shortfall), keep)?.kept;
+            match attempt {
+                0 => kept = self.inner.evict(Goal::Free(shortfall), keep)?.kept,
+                // What has just become readable may go once it is durable.
+                1 if kept.iter().any(|(_, why)| why == BEING_WRITTEN) => {
+                    self.flush()?;
+                    kept = self.inner.evict(Goal::Free(shortfall), keep)?.kept;
+                }
+                _ => {}
             }
         }
         Err(self.inner.no_space(bytes, &kept))

@@ -81,7 +81,8 @@ class Daemon:
         request = urllib.request.Request(self.url + path, payload, {"Content-Type": "application/json"}, method=method)
         try:
             with urllib.request.urlopen(request, timeout=seconds) as answer:
-                return json.load(answer)
+                text = answer.read()
+                return json.loads(text) if text else None
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"{method} {path}: {error.code} {error.read().decode(errors='replace')}") from None
 
