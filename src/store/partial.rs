@@ -5,7 +5,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -89,6 +89,10 @@ impl Partial {
             }
         }
         let path = directory.join("data");
+        if resumed {
+            // It may have been whole already, and so read-only, when its process was killed: then only root could open it.
+            let _ = fs::set_permissions(&path, fs::Permissions::from_mode(0o600));
+        }
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let data = inner.note(opened.at("open partial", &path))?;
         inner.note(preallocate(&data, size).at("allocate partial", &path))?;
@@ -251,7 +255,6 @@ impl Drop for Partial {
 
 /// Blobs are shared by hard link: nobody writes to them again.
 pub(super) fn seal_mode(file: &File) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
     file.set_permissions(fs::Permissions::from_mode(0o444))
 }
 

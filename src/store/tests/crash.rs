@@ -54,6 +54,25 @@ fn received_groups_that_do_not_hash_are_fetched_again() {
 }
 
 #[test]
+fn a_whole_blob_of_no_model_is_taken_up_again_whoever_runs_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let bytes = noise(2, 3 * GROUP_BYTES as usize);
+    let fixture = Fixture::new();
+    let store = fixture.open("one");
+    // Complete, and its process killed before the model that it belongs to had its other files.
+    drop(fetch(&store, &bytes));
+    let data = store.inner.layout.partial(&key(&bytes)).join("data");
+    drop(store);
+    let store = fixture.open("one");
+    let reservation = store.reserve(0, &[]).unwrap();
+    let partial = store.begin(key(&bytes), bytes.len() as u64, &reservation).unwrap();
+    let mode = std::fs::metadata(&data).unwrap().permissions().mode() & 0o777;
+    assert_eq!((partial.missing(), mode), (vec![], 0o600), "a process that is not root may write to it");
+    assert_eq!(partial.complete(None, &[]).unwrap().hash, Hash::of(&bytes));
+    assert_eq!(std::fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o444);
+}
+
+#[test]
 fn sealing_stopped_at_any_step_loses_nothing_readable() {
     let large = noise(3, 2 * GROUP_BYTES as usize + 1);
     let files: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("model.safetensors", &large)];
