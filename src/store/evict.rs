@@ -144,13 +144,14 @@ impl Inner {
     }
 
     fn any_in_use<'a>(&self, hashes: impl Iterator<Item = &'a Hash>) -> bool {
-        let paths: Vec<_> = {
+        let homes: Vec<(Home, Hash)> = {
             let index = self.index();
-            hashes.filter_map(|hash| index.blobs.get(hash).map(|blob| blob.home.path(&self.layout, hash))).collect()
+            hashes.filter_map(|hash| index.blobs.get(hash).map(|blob| (blob.home, *hash))).collect()
         };
+        let mut paths = homes.into_iter().map(|(home, hash)| self.place(home, &hash));
         // Where the kernel cannot tell (a file system without leases), unlinking is still safe for whoever has the file
         // open; its space returns later than counted.
-        !mutant("in_use_ignored") && paths.iter().any(|path| matches!(in_use(path), Ok(InUse::Yes)))
+        !mutant("in_use_ignored") && paths.any(|path| matches!(in_use(&path), Ok(InUse::Yes)))
     }
 
     /// Blobs that no model names and nobody holds.
@@ -174,6 +175,9 @@ impl Inner {
     }
 
     fn unlink_blob(&self, hash: &Hash, done: &mut Evicted) -> Result<(), StoreError> {
+        // Not while it is on its way to its name: it would arrive there after all, known to nobody.
+        let unsealed = self.index().blobs.get(hash).is_some_and(|blob| blob.home != Home::Sealed);
+        let _sealing = unsealed.then(|| self.sealing.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         let removed = {
             let mut index = self.index();
             // A transfer may have taken hold of it since it was chosen.
@@ -183,17 +187,12 @@ impl Inner {
             index.remove_blob(hash)
         };
         let Some(blob) = removed else { return Ok(()) };
-        let path = blob.home.path(&self.layout, hash);
+        let path = self.place(blob.home, hash);
         remove_if_there(&path).at("remove blob", &path)?;
-        match blob.home {
-            Home::Sealed => {
-                let outboard = self.layout.outboard(hash);
-                remove_if_there(&outboard).at("remove outboard", &outboard)?;
-            }
-            Home::Partial(key) => {
-                let _ = fs::remove_dir_all(self.layout.partial(&key));
-            }
-            Home::Received(_) => {}
+        let outboard = self.layout.outboard(hash);
+        remove_if_there(&outboard).at("remove outboard", &outboard)?;
+        if let Home::Partial(key) = blob.home {
+            let _ = fs::remove_dir_all(self.layout.partial(&key));
         }
         done.blobs += 1;
         done.bytes += cost(blob.size);

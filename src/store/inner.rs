@@ -88,6 +88,13 @@ impl Inner {
         Ok(())
     }
 
+    /// Where the bytes of a blob are at this moment. Sealing names them some time before the index says so, and may fail in
+    /// between: what has left its place lies under its name.
+    pub(super) fn place(&self, home: Home, hash: &Hash) -> std::path::PathBuf {
+        let path = home.path(&self.layout, hash);
+        if home == Home::Sealed || path.exists() { path } else { self.layout.blob(hash) }
+    }
+
     /// Holds a blob, hashing it first if an earlier process left it.
     pub(super) fn trusted(&self, hash: &Hash) -> Option<BlobHold> {
         let suspect = {
@@ -98,7 +105,7 @@ impl Inner {
             }
             (blob.home, blob.cvs.clone())
         };
-        let path = suspect.0.path(&self.layout, hash);
+        let path = self.place(suspect.0, hash);
         let right = match suspect.1 {
             Some(cvs) => BlobReader::open(hash, &path, Some(cvs), &self.layout.outboard(hash))
                 .and_then(|reader| reader.verify(&mut |_| {})),

@@ -293,7 +293,7 @@ impl Store {
         for _ in 0..2 {
             let known = inner.index().blobs.get(hash).map(|blob| (blob.home, blob.cvs.clone()));
             let Some((home, cvs)) = known else { break };
-            let path = home.path(&inner.layout, hash);
+            let path = inner.place(home, hash);
             let cvs = if cvs.is_none() && home != Home::Sealed { Some(inner.hash_small(hash, &path)?) } else { cvs };
             match BlobReader::open(hash, &path, cvs, &inner.layout.outboard(hash)) {
                 Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}

@@ -36,7 +36,7 @@ impl Inner {
         self.withdraw_models_with(hash)?;
         let Some(blob) = self.index().remove_blob(hash) else { return Ok(()) };
         tracing::error!(blob = %hash, noticed_by, "blob is corrupt: quarantined, and fetched again when next asked for");
-        let from = blob.home.path(&self.layout, hash);
+        let from = self.place(blob.home, hash);
         let milliseconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let name = format!("{hash}.{milliseconds}");
         let to = self.layout.quarantine().join(&name);

@@ -56,7 +56,12 @@ impl Inner {
             if manifest_first {
                 progress.models += self.finish_models(true)?;
             }
-            self.seal_items(&mut items)?;
+            let outcome = self.seal_items(&mut items);
+            for outboard in items.iter().filter_map(|item| item.outboard.as_ref()).filter(|_| outcome.is_err()) {
+                // Tried again every so often, as on a full disk, they would pile up. Those that have their name are gone.
+                let _ = fs::remove_file(outboard);
+            }
+            outcome?;
             progress.sealed = items.len() as u64;
         }
         progress.models += self.finish_models(false)?;
@@ -91,7 +96,7 @@ impl Inner {
     fn recheck_suspects(&self, items: &mut Vec<Item>) -> Result<(), StoreError> {
         let mut wrong = Vec::new();
         for item in items.iter().filter(|item| item.suspect) {
-            let path = item.home.path(&self.layout, &item.hash);
+            let path = self.place(item.home, &item.hash);
             let right = BlobReader::open(&item.hash, &path, item.cvs.clone(), &self.layout.outboard(&item.hash))
                 .and_then(|reader| reader.verify(&mut |_| {}));
             match right {
@@ -157,13 +162,17 @@ impl Inner {
             None => self.chaining_values(item)?,
         };
         let path = self.layout.temporaries().join(temporary_name());
-        self.note(fs::write(&path, outboard_bytes(&cvs)).at("write outboard", &path))?;
+        let written = fs::write(&path, outboard_bytes(&cvs)).inspect_err(|_| {
+            // The error of writing is the one to report.
+            let _ = fs::remove_file(&path);
+        });
+        self.note(written.at("write outboard", &path))?;
         Ok(Some(path))
     }
 
     /// Of a small blob they are not kept in memory: it is read again, out of the page cache.
     fn chaining_values(&self, item: &Item) -> Result<Arc<[GroupCv]>, StoreError> {
-        let path = item.home.path(&self.layout, &item.hash);
+        let path = self.place(item.home, &item.hash);
         let file = self.note(File::open(&path).at("open blob", &path))?;
         let mut buffer = vec![0; GROUP_BYTES as usize];
         (0..group_count(item.size))
@@ -179,7 +188,7 @@ impl Inner {
     fn sync_all(&self, items: &[Item]) -> Result<(), StoreError> {
         let paths: Vec<PathBuf> = items
             .iter()
-            .flat_map(|item| std::iter::once(item.home.path(&self.layout, &item.hash)).chain(item.outboard.clone()))
+            .flat_map(|item| std::iter::once(self.place(item.home, &item.hash)).chain(item.outboard.clone()))
             .collect();
         let files: Vec<File> = paths
             .iter()
@@ -212,7 +221,11 @@ impl Inner {
                 let path = self.layout.outboard(&item.hash);
                 self.note(fs::rename(outboard, &path).at("name outboard", &path))?;
             }
-            let (from, to) = (item.home.path(&self.layout, &item.hash), self.layout.blob(&item.hash));
+            let (from, to) = (self.place(item.home, &item.hash), self.layout.blob(&item.hash));
+            if from == to {
+                // Named by an earlier batch that failed after that.
+                continue;
+            }
             match rename_noreplace(&from, &to) {
                 // A name left by an earlier life that listing did not take for a blob: only its bytes can tell.
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {

@@ -93,6 +93,52 @@ fn sealing_stopped_at_any_step_loses_nothing_readable() {
 }
 
 #[test]
+fn sealing_that_fails_halfway_hides_nothing_and_goes_on_the_next_time() {
+    let large = noise(3, 2 * GROUP_BYTES as usize + 1);
+    let small = noise(4, 100);
+    let files: [(&str, &[u8]); 2] = [("config.json", &small), ("model.safetensors", &large)];
+    for step in ["synced", "named", "directories synced", "catalogued", "manifest written", "record written"] {
+        let fixture = Fixture::new();
+        let store = fixture.open("one");
+        let model = publish(&store, "m", &files).unwrap();
+        *store.inner.crash_at.lock().unwrap() = Some(step);
+        store.flush().expect_err(step);
+        for bytes in [&small, &large] {
+            let reader =
+                store.open_blob(&Hash::of(bytes)).unwrap_or_else(|error| panic!("failed at `{step}`: {error}"));
+            reader.verify(&mut |_| {}).unwrap();
+        }
+        *store.inner.crash_at.lock().unwrap() = None;
+        store.flush().unwrap_or_else(|error| panic!("failed at `{step}`: {error}"));
+        assert!(store.models()[0].durable && is_right(&model, &files), "failed at `{step}`");
+        assert_eq!(listing(&fixture.root().join("tmp")), [""; 0], "failed at `{step}`");
+        store.close().unwrap();
+        assert_eq!(fixture.verify().faults, [], "failed at `{step}`");
+    }
+}
+
+#[test]
+fn a_blob_that_sealing_has_named_can_be_evicted_and_quarantined() {
+    let large = noise(5, 2 * GROUP_BYTES as usize + 1);
+    for quarantined in [false, true] {
+        let fixture = Fixture::new();
+        let store = fixture.open("one");
+        drop(fetch(&store, &large));
+        *store.inner.crash_at.lock().unwrap() = Some("named");
+        store.flush().unwrap_err();
+        if quarantined {
+            store.quarantine(&Hash::of(&large), "test").unwrap();
+        }
+        *store.inner.crash_at.lock().unwrap() = None;
+        store.gc(true).unwrap();
+        for place in ["blobs", "outboards", "partials", "quarantine"] {
+            assert_eq!(listing(&fixture.root().join(place)), [""; 0], "{place}");
+        }
+        assert_eq!(store.inner.index().account, space::Account::default());
+    }
+}
+
+#[test]
 fn a_power_cut_before_the_record_shows_no_model_and_after_it_a_right_one() {
     let large = noise(4, 2 * GROUP_BYTES as usize + 1);
     let files: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("model.safetensors", &large)];
