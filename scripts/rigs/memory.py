@@ -67,7 +67,10 @@ def main():
             began = time.monotonic()
             fetch = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=machine.environment())
             watch = Watch(fetch.pid)
-            check(fetch.wait() == 0, f"{options.gib:g} GiB without a daemon, {name}, in {time.monotonic() - began:.1f} s")
+            error = fetch.communicate()[1].decode()
+            if fetch.returncode:
+                sys.exit(f"FAILED: exit {fetch.returncode}: {error}")
+            check(fetch.returncode == 0, f"{options.gib:g} GiB without a daemon, {name}, in {time.monotonic() - began:.1f} s")
             most = watch.end()
             check(most <= 60, f"fetch {name}: {most} MiB at most, of 60")
 

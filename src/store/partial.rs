@@ -98,7 +98,7 @@ impl Partial {
         inner.note(preallocate(&data, size).at("allocate partial", &path))?;
         let groups = usize::try_from(group_count(size)).unwrap_or(usize::MAX);
         let old = if resumed { read_limited(&directory.join("journal")) } else { Vec::new() };
-        let claims = journal::read(&old, key, size, &inner.options.boot);
+        let claims = journal::read(&old, key, size, &inner.options.boot).filter(|_| !mutant("journal_ignored"));
         let generation = claims.as_ref().map_or(1, |claims| claims.generation.wrapping_add(1));
         let (mut cvs, mut durable) =
             claims.map_or_else(|| (vec![None; groups], vec![false; groups]), |claims| (claims.kept, claims.durable));
@@ -164,10 +164,6 @@ impl Partial {
             let state = self.state();
             (state.cvs.iter().map(Option::is_some).collect::<Vec<_>>(), state.named)
         };
-        let claim_first = mutant("bitmap_before_data_sync");
-        if claim_first {
-            self.mark_durable(&received)?;
-        }
         self.inner.synced(sync_data(&self.data).at("sync partial", &self.directory))?;
         if !named {
             let above = self.inner.layout.partials();
@@ -175,7 +171,7 @@ impl Partial {
             self.inner.synced(sync_directory(&above).at("sync directory", &above))?;
             self.state().named = true;
         }
-        if claim_first { Ok(()) } else { self.mark_durable(&received) }
+        self.mark_durable(&received)
     }
 
     fn mark_durable(&self, received: &[bool]) -> Result<(), StoreError> {

@@ -17,6 +17,7 @@ use crate::base::BootId;
 use crate::digest::Hash;
 use crate::model::{Manifest, ManifestEntry, ModelRecord, Tenant};
 use crate::sys::durable::{sync_directory, temporary_name, write_atomic, write_temporary};
+use crate::sys::mutant::mutant;
 
 /// A model that is readable and not yet durable.
 #[derive(Serialize, Deserialize)]
@@ -114,6 +115,9 @@ impl Inner {
             let Some(entry) = index.models.get(key) else { return Ok(()) };
             (entry.record.clone(), Arc::clone(&entry.manifest), entry.last_used)
         };
+        if mutant("ack_before_directory_sync") {
+            self.acknowledge(key);
+        }
         let temporaries = self.layout.temporaries();
         let path = self.layout.manifest(&record.manifest);
         let name = format!("{}.json", record.manifest);
@@ -131,18 +135,27 @@ impl Inner {
         self.step("record written")?;
         // Left over it is removed at the next start.
         let _ = fs::remove_file(self.layout.pending(&key.0, &key.1));
+        self.acknowledge(key);
+        Ok(())
+    }
+
+    fn acknowledge(&self, key: &ModelKey) {
         if let Some(entry) = self.index().models.get_mut(key) {
             entry.durable = true;
             entry.building.clear();
         }
-        Ok(())
     }
 
     /// Builds the tree of a model in `tmp/` and renames it into place, replacing what is there.
     pub(super) fn build_tree(&self, key: &ModelKey, manifest: &Manifest) -> Result<(), StoreError> {
         let parent = self.layout.make_tenant(&self.layout.trees(), &key.0)?;
         let (stage, path) = (self.layout.temporaries().join(temporary_name()), self.layout.tree(&key.0, &key.1));
+        let in_place = mutant("tree_built_in_place");
+        let stage = if in_place { path.clone() } else { stage };
         let outcome = self.note(self.link_files(&stage, manifest)).and_then(|()| {
+            if in_place {
+                return Ok(());
+            }
             self.withdraw_tree(key)?;
             self.note(fs::rename(&stage, &path).at("publish tree", &path))
         });

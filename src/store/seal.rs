@@ -128,10 +128,8 @@ impl Inner {
             self.name_all(items)?;
         }
         self.step("named")?;
-        if !mutant("ack_before_directory_sync") {
-            for directory in [self.layout.outboards(), self.layout.blobs()] {
-                self.synced(sync_directory(&directory).at("sync directory", &directory))?;
-            }
+        for directory in [self.layout.outboards(), self.layout.blobs()] {
+            self.synced(sync_directory(&directory).at("sync directory", &directory))?;
         }
         self.step("directories synced")?;
         self.note_in_catalog(items)?;

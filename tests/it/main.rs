@@ -2,3 +2,5 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise, and the line that says so is the report")]
 
 mod architecture;
+mod support;
+mod transfer;

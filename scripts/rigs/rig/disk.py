@@ -92,6 +92,24 @@ class Disk:
         finally:
             os.close(file)
 
+    def write_back_some(self, rng):
+        """Syncs some files and not others. It stands in for the kernel's writeback, which may choose any.
+
+        Kinds of files are favoured as a whole, by their directory: a record that is on disk beside data that is not is what
+        an order of syncs has to rule out.
+        """
+        favoured = {}
+        for directory, _, names in os.walk(self.path):
+            for name in names:
+                kind = (directory.split(os.sep)[len(self.path.parts) + 1 :][:1], name.rpartition(".")[2][:4])
+                if rng.random() < favoured.setdefault(str(kind), rng.choice((0, 0, 0.5, 1))):
+                    with contextlib.suppress(OSError):
+                        file = os.open(os.path.join(directory, name), os.O_RDONLY)
+                        try:
+                            os.fsync(file)
+                        finally:
+                            os.close(file)
+
 
 @contextlib.contextmanager
 def disk(kind, directory, size=512 << 20):
@@ -106,8 +124,9 @@ def disk(kind, directory, size=512 << 20):
         made.path.rmdir()
 
 
-def power_cut(disk, processes, acknowledgements, rng, commit_chance=0.7):
-    """Cuts the power under `processes` and leaves the disk unmounted. Returns the bytes acknowledged before the cut.
+def power_cut(disk, processes, acknowledgements, rng, commit_chance=0.7, writeback_chance=0.0):
+    """Cuts the power under `processes` and leaves the disk unmounted. Returns the bytes acknowledged before the cut; without a
+    pipe of `acknowledgements` none.
 
     The order is the point. The victims are stopped and *seen* to be stopped before their acknowledgements are read: a
     process that outlives the cut by a moment can be told by the dead file system that its sync went well, and what it
@@ -116,7 +135,9 @@ def power_cut(disk, processes, acknowledgements, rng, commit_chance=0.7):
     if rng.random() < commit_chance:
         disk.commit_something_else()
     victim.stop(processes)
-    acknowledged = victim.read_available(acknowledgements)
+    if rng.random() < writeback_chance:
+        disk.write_back_some(rng)
+    acknowledged = victim.read_available(acknowledgements) if acknowledgements is not None else b""
     disk.shut_down()
     victim.kill(processes)
     disk.unmount()

@@ -1,0 +1,90 @@
+//! A store with transfers on it, in a directory that goes with the test.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use preheat::base::BootId;
+use preheat::base::lifecycle::CancellationToken;
+use preheat::base::units::{ByteSize, Span};
+use preheat::model::{Reference, Tenant};
+use preheat::origin::{self, Origins};
+use preheat::store::{Holder, Options, Store};
+use preheat::telemetry::metrics::Metrics;
+use preheat::transfer::{Config, Fetched, Fetcher, Priority, Progress, Request, TransferError};
+
+use super::model::{Files, MIB, read};
+
+pub(crate) struct Node {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) store: Store,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) origins: Origins,
+}
+
+/// Small and impatient, so that every fault is reached within a test.
+pub(crate) fn config() -> Config {
+    Config {
+        connections_max: 4,
+        connections_total: 16,
+        part_bytes: ByteSize(MIB as u64),
+        memory: ByteSize(64 * MIB as u64),
+        retry_attempts: 4,
+        retry_first: Span(Duration::from_millis(5)),
+        retry_longest: Span(Duration::from_millis(20)),
+        retry_after_longest: Span(Duration::from_secs(2)),
+        stall: Span(Duration::from_millis(500)),
+        linger: Span(Duration::from_millis(20)),
+        ..Config::default()
+    }
+}
+
+impl Node {
+    pub(crate) fn new() -> Self {
+        Self::with(config(), |_| {})
+    }
+
+    pub(crate) fn with(config: Config, options: impl FnOnce(&mut Options)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let boot = BootId::from("11111111-2222-3333-4444-555555555555");
+        let mut wanted = Options::new(boot);
+        options(&mut wanted);
+        let holder = Holder { role: "test".to_owned(), pid: std::process::id() };
+        let store = Store::open(&directory.path().join("store"), &holder, wanted).unwrap();
+        preheat::origin::install_tls_provider();
+        let fetcher = Fetcher::new(store.clone(), Arc::new(Metrics::new()), config).unwrap();
+        let origins = Origins::new(origin::Config::default()).unwrap();
+        Self { directory, store, fetcher, origins }
+    }
+
+    pub(crate) fn request(&self, reference: &str) -> Request {
+        let reference: Reference = reference.parse().unwrap();
+        Request {
+            tenant: Tenant::default(),
+            origin: self.origins.open(&reference).unwrap(),
+            origin_id: self.origins.identity(&reference),
+            reference,
+            priority: Priority::Demand,
+            progress: Arc::new(Progress::default()),
+            cancel: CancellationToken::new(),
+        }
+    }
+
+    pub(crate) async fn fetch(&self, reference: &str) -> Result<Fetched, TransferError> {
+        self.fetcher.fetch(self.request(reference)).await
+    }
+
+    /// Fetches, and the files as a process that opens the tree finds them.
+    pub(crate) async fn files(&self, reference: &str) -> (Fetched, Files) {
+        let fetched = self.fetch(reference).await.unwrap_or_else(|error| panic!("fetch {reference}: {error}"));
+        let files = read(&fetched.model.path);
+        (fetched, files)
+    }
+
+    /// Nothing half-published, and no space still promised.
+    pub(crate) fn assert_nothing_published(&self) {
+        assert!(self.store.models().is_empty(), "a model is published");
+        let trees = self.directory.path().join("store/trees/default");
+        let count = std::fs::read_dir(trees).map_or(0, Iterator::count);
+        assert_eq!(count, 0, "a tree is visible");
+    }
+}
