@@ -56,14 +56,15 @@ class Campaign:
             while True:
                 daemon = self.daemon(root)
                 self.look(daemon, ready)
-                asked = [daemon.ask("POST", "/v1/prewarm", self.request(name)) for name in self.sources.names]
+                for name in self.sources.names:
+                    daemon.ask("POST", "/v1/prewarm", self.request(name))
                 if self.kills >= kills or cuts > 40:
                     for name in self.sources.names:
                         daemon.ask("POST", "/v1/prewarm", self.request(name) | {"wait": True}, seconds=120)
                     break
-                if all(job["state"] == "ready" for job in asked):
-                    break
                 time.sleep(self.moment())
+                if len(daemon.ask("GET", "/v1/models")) == len(self.sources.names) and self.rng.random() < 0.7:
+                    break
                 ready |= {model["id"] for model in daemon.ask("GET", "/v1/models")}
                 daemon.kill()
                 self.look_at_the_dead(root)

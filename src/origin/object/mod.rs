@@ -280,6 +280,13 @@ fn bucket_url(endpoint: Option<&str>, region: &str, bucket: &str, virtual_hosted
     }
 }
 
+fn denied(what: String, detail: &str) -> SourceError {
+    let detail = format!(
+        "{detail}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to keys that may read it, or AWS_SKIP_SIGNATURE=true"
+    );
+    SourceError::Denied { what, detail }
+}
+
 /// What an error of `object_store` means.
 fn explain(error: &object_store::Error, what: &str, stall: Duration) -> SourceError {
     use object_store::Error as Store;
@@ -295,16 +302,16 @@ fn explain(error: &object_store::Error, what: &str, stall: Duration) -> SourceEr
     }
     let detail: String = cause.to_string().chars().filter(|c| !c.is_control()).take(300).collect();
     let text = error.to_string();
+    // Of a listing the library tells the status in words only.
+    let says = |status: &str| text.contains(&format!("status code: {status}"));
     match error {
         Store::NotFound { .. } => SourceError::NotFound { what },
-        Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => SourceError::Denied {
-            what,
-            detail: format!("{detail}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true"),
-        },
+        Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => denied(what, &detail),
+        _ if says("401") || says("403") => denied(what, &detail),
         Store::Precondition { .. } => SourceError::Changed { what },
         _ if timeout => SourceError::Stalled { what, after: stall },
         _ if text.contains("NoSuchBucket") => SourceError::NotFound { what },
-        _ if text.contains("429") || text.contains("SlowDown") => SourceError::RateLimited { what, retry_after: None },
+        _ if says("429") || text.contains("SlowDown") => SourceError::RateLimited { what, retry_after: None },
         _ => SourceError::Unavailable { what, detail },
     }
 }
