@@ -32,6 +32,7 @@ pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Resul
     let token = settings.server.token_file.as_deref().map(read_token).transpose()?;
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    let origins = Origins::new(settings.origins.clone())?;
     let bound = doors::bind(&settings.server, address).await?;
     let metrics = Arc::new(Metrics::new());
     let store = {
@@ -40,7 +41,6 @@ pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Resul
         tokio::task::spawn_blocking(move || Store::open(&root, &holder, options)).await??
     };
     let (gate, stop) = (Gate::default(), CancellationToken::new());
-    let origins = Origins::new(settings.origins.clone())?;
     let fetcher = Fetcher::new(store.clone(), Arc::clone(&metrics), settings.transfer.clone())
         .context("start transfer threads")?;
     let jobs = Jobs::new(settings.prewarm.clone(), store.clone(), fetcher.clone(), Arc::clone(&metrics), gate.clone());

@@ -60,28 +60,33 @@ impl Layout {
         Self { root: root.to_owned() }
     }
 
-    /// Makes a root, or checks the one that is there.
-    pub(super) fn prepare(&self) -> Result<(), StoreError> {
-        make_directory(&self.root, 0o755).at("make store directory", &self.root)?;
+    /// Checks that the root is a store of this version, or may become one, and writes nothing. Returns whether it is one.
+    pub(super) fn recognise(&self) -> Result<bool, StoreError> {
         let format = self.root.join("FORMAT");
         match fs::read(&format) {
-            Ok(text) => self.check_format(&text)?,
+            Ok(text) => self.check_format(&text).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // A root is ours when it is empty, or holds what an interrupted first start leaves: the lock and `tmp`.
                 let strange = fs::read_dir(&self.root)
                     .at("list store directory", &self.root)?
                     .filter_map(Result::ok)
                     .any(|entry| !matches!(entry.file_name().to_str(), Some("lock" | "tmp" | "lost+found")));
-                if strange {
-                    return Err(StoreError::NotAStore { root: self.root.clone() });
-                }
-                make_directory(&self.temporaries(), 0o700).at("make directory", &self.temporaries())?;
-                let text = Format { format: "preheat-store".to_owned(), version: VERSION, group_bytes: GROUP_BYTES };
-                let text = serde_json::to_vec(&text).unwrap_or_default();
-                crate::sys::durable::write_atomic(&self.temporaries(), &self.root, "FORMAT", &text)
-                    .at("write format", &format)?;
+                if strange { Err(StoreError::NotAStore { root: self.root.clone() }) } else { Ok(false) }
             }
-            Err(error) => return Err(error).at("read format", &format),
+            Err(error) => Err(error).at("read format", &format),
+        }
+    }
+
+    /// Makes a root, or checks the one that is there. The lock is held.
+    pub(super) fn prepare(&self) -> Result<(), StoreError> {
+        make_directory(&self.root, 0o755).at("make store directory", &self.root)?;
+        if !self.recognise()? {
+            let format = self.root.join("FORMAT");
+            make_directory(&self.temporaries(), 0o700).at("make directory", &self.temporaries())?;
+            let text = Format { format: "preheat-store".to_owned(), version: VERSION, group_bytes: GROUP_BYTES };
+            let text = serde_json::to_vec(&text).unwrap_or_default();
+            crate::sys::durable::write_atomic(&self.temporaries(), &self.root, "FORMAT", &text)
+                .at("write format", &format)?;
         }
         for (name, mode) in DIRECTORIES.into_iter().chain([("tmp", 0o700)]) {
             let path = self.root.join(name);

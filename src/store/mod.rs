@@ -221,6 +221,8 @@ impl Store {
         let root = std::path::absolute(root).at("resolve store directory", root)?;
         let layout = Layout::new(&root);
         std::fs::create_dir_all(&root).at("make store directory", &root)?;
+        // Somebody else's directory stays as it is.
+        layout.recognise()?;
         let lock = RootLock::take(&layout, holder)?;
         layout.prepare()?;
         let (index, catalog) = recover::recover(&layout, &options)?;

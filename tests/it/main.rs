@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise, and the line that says so is the report")]
 
 mod architecture;
+mod cli;
 mod conformance;
 mod support;
 mod transfer;

@@ -11,7 +11,7 @@ pub(crate) fn preheat() -> Command {
         command.env_remove(name);
     }
     // A daemon of this machine is none of a test's business.
-    command.env("PREHEAT_SOCKET", "/nonexistent/preheat.sock").env("NO_COLOR", "1").stdin(Stdio::null());
+    command.env("PREHEAT_SOCKET", "/proc/none/preheat.sock").env("NO_COLOR", "1").stdin(Stdio::null());
     command
 }
 

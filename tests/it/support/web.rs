@@ -21,8 +21,6 @@ pub(crate) struct Asked {
     /// The how-manieth request for this path, from 1, HEAD not counted.
     pub(crate) number: usize,
     pub(crate) path: String,
-    pub(crate) start: u64,
-    pub(crate) ranged: bool,
 }
 
 /// What goes wrong with one answer.
@@ -149,8 +147,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Answer,
         *count += usize::from(get);
         *count
     };
-    let asked =
-        Asked { number, path: path.clone(), start: range.map_or(0, |(start, _)| start), ranged: range.is_some() };
+    let asked = Asked { number, path: path.clone() };
     let judge = state.fault.lock().unwrap().clone();
     let fault = judge.filter(|_| get).map(|judge| judge(&asked)).unwrap_or_default();
     if let Some(status) = fault.status {
