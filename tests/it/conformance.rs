@@ -20,12 +20,15 @@ fn expected(files: &Files) -> Expected {
     files.iter().map(|(path, bytes)| (path.clone(), bytes.clone())).collect()
 }
 
+/// Puts other bytes of the same length in the place of the first shard.
+type Replace = Box<dyn Fn(&[u8])>;
+
 struct Row {
     name: &'static str,
     /// Where the model is, and where nothing is.
     here: String,
     nowhere: String,
-    replace: Box<dyn Fn(&[u8])>,
+    replace: Replace,
 }
 
 fn open(reference: &str) -> (Reference, Arc<dyn Origin>, OriginId) {

@@ -4,5 +4,6 @@
 mod architecture;
 mod cli;
 mod conformance;
+mod golden;
 mod support;
 mod transfer;
