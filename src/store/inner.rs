@@ -22,7 +22,7 @@ pub(super) struct Inner {
     pub(super) catalog: Mutex<Catalog>,
     /// One sealing at a time.
     pub(super) sealing: Mutex<()>,
-    /// One eviction at a time, and no pin meanwhile.
+    /// One eviction at a time, and no pin and no publication meanwhile.
     pub(super) evicting: Mutex<()>,
     /// The first failure after which nothing more is written.
     pub(super) halted: OnceLock<String>,

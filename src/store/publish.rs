@@ -34,6 +34,9 @@ pub(super) struct Pending {
 impl Inner {
     pub(super) fn publish_model(&self, publication: Publication) -> Result<Model, StoreError> {
         self.check_writable()?;
+        // A model that is found published must not be evicted before the caller is told so, nor a tree be built of one that is
+        // on its way out.
+        let _alone = self.evicting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let Publication { record, manifest, blobs, alias } = publication;
         let key: ModelKey = (record.tenant.clone(), record.id.clone());
         let digest = manifest.digest();

@@ -119,3 +119,30 @@ fn bad_pins_are_refused() {
         assert_eq!(error.kind(), ErrorKind::Invalid, "{id}");
     }
 }
+
+#[test]
+fn publishing_and_evicting_at_once_leaves_whole_models_and_nothing_else() {
+    let fixture = Fixture::new();
+    let store = fixture.open("one");
+    let files: Vec<(String, Vec<u8>)> = (0..24).map(|number| (format!("d/{number}"), noise(number, 64))).collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
+    std::thread::scope(|scope| {
+        let publisher = scope.spawn(|| {
+            for _ in 0..100 {
+                publish(&store, "m", &files).unwrap();
+            }
+        });
+        while !publisher.is_finished() {
+            store.gc(true).unwrap();
+        }
+    });
+    let known: Vec<Model> = store.models();
+    assert!(known.iter().all(|model| is_right(model, &files)));
+    let trees = fixture.root().join("trees/default");
+    assert_eq!(listing(&trees).len(), known.len());
+    store.gc(true).unwrap();
+    for place in ["trees/default", "blobs", "manifests", "models/default", "pending/default", "received", "tmp"] {
+        assert_eq!(listing(&fixture.root().join(place)), [""; 0], "{place}");
+    }
+    assert_eq!(store.inner.index().account, space::Account::default());
+}
