@@ -1,5 +1,7 @@
 //! The shared insides of a store: index, catalog and locks behind one `Arc`, what a failing disk means, and how blobs enter.
 
+use std::fs::File;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,6 +14,7 @@ use super::lock::RootLock;
 use super::{BlobHold, BlobReader, Options, Reservation, StoreError, partial};
 use crate::digest::{Declared, GroupCv, Hash};
 use crate::model::{FlightKey, ModelId};
+use crate::sys::durable::sync_data;
 use crate::sys::space::Filesystem;
 
 #[derive(Debug)]
@@ -69,6 +72,19 @@ impl Inner {
                 self.halt(&error.to_string());
             }
         })
+    }
+
+    /// Syncs the bytes of a blob or partial. When it fails they are lost, even if a second sync says otherwise: the caller
+    /// drops them.
+    pub(super) fn sync_bytes(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        #[cfg(test)]
+        let outcome = match *self.crash_at.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some("disk full in a sync") => Err(std::io::ErrorKind::StorageFull.into()),
+            _ => sync_data(file),
+        };
+        #[cfg(not(test))]
+        let outcome = sync_data(file);
+        self.synced(outcome.at("sync blob", path))
     }
 
     pub(super) fn halt(&self, detail: &str) {

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::IoContext;
@@ -30,6 +31,8 @@ pub struct Partial {
     directory: PathBuf,
     data: File,
     state: Mutex<State>,
+    /// A sync failed: the bytes are in the page cache at best, and go with this value.
+    lost: AtomicBool,
     /// Closed properly by `complete` or `discard`.
     ended: bool,
 }
@@ -108,7 +111,16 @@ impl Partial {
         }
         let journal = start_journal(inner, &directory, key, size, generation, &cvs, &durable)?;
         let state = State { cvs, durable, journal, generation, named: false };
-        Ok(Self { inner: Arc::clone(inner), key, size, directory, data, state: Mutex::new(state), ended: false })
+        Ok(Self {
+            inner: Arc::clone(inner),
+            key,
+            size,
+            directory,
+            data,
+            state: Mutex::new(state),
+            lost: AtomicBool::new(false),
+            ended: false,
+        })
     }
 
     /// Size of the blob in bytes.
@@ -160,11 +172,14 @@ impl Partial {
     /// # Errors
     /// A failed sync halts the store: see [`StoreError::Halted`].
     pub fn sync(&self) -> Result<(), StoreError> {
+        self.check_kept()?;
         let (received, named) = {
             let state = self.state();
             (state.cvs.iter().map(Option::is_some).collect::<Vec<_>>(), state.named)
         };
-        self.inner.synced(sync_data(&self.data).at("sync partial", &self.directory))?;
+        let outcome = self.inner.sync_bytes(&self.data, &self.directory);
+        self.lost.fetch_or(outcome.is_err(), Ordering::SeqCst);
+        outcome?;
         if !named {
             let above = self.inner.layout.partials();
             self.inner.synced(sync_directory(&self.directory).at("sync directory", &self.directory))?;
@@ -202,8 +217,10 @@ impl Partial {
     /// All groups are here and the origin's digests were right: the blob becomes readable.
     ///
     /// # Errors
-    /// `Corrupt` if `expected` is another root: what arrived is thrown away. `Misuse` if groups are missing.
+    /// `Corrupt` if `expected` is another root: what arrived is thrown away. `Misuse` if groups are missing. I/O if an earlier
+    /// sync failed.
     pub fn complete(mut self, expected: Option<Hash>, declared: &[Declared]) -> Result<BlobHold, StoreError> {
+        self.check_kept()?;
         let cvs: Option<Vec<GroupCv>> = self.state().cvs.iter().copied().collect();
         let root = cvs.as_deref().and_then(merge_root);
         let (Some(cvs), Some(hash)) = (cvs, root) else {
@@ -234,6 +251,12 @@ impl Partial {
         Ok(())
     }
 
+    fn check_kept(&self) -> Result<(), StoreError> {
+        self.inner.check_writable()?;
+        let lost = self.lost.load(Ordering::SeqCst).then(|| std::io::Error::from(std::io::ErrorKind::StorageFull));
+        lost.map_or(Ok(()), Err).at("use after a failed sync", &self.directory)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -241,7 +264,9 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if !self.ended
+        if !self.ended && self.lost.load(Ordering::SeqCst) {
+            self.inner.remove_partial_directory(&self.key);
+        } else if !self.ended
             && let Some(entry) = self.inner.index().partials.get_mut(&self.key)
         {
             entry.open = false;

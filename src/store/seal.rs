@@ -7,8 +7,8 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::blob::{BlobReader, outboard_bytes};
 use super::catalog::CatalogLine;
@@ -16,7 +16,7 @@ use super::error::IoContext;
 use super::index::{Home, ModelKey};
 use super::{Inner, SealProgress, StoreError};
 use crate::digest::{GROUP_BYTES, GroupCv, Hash, group_count, group_cv, group_range};
-use crate::sys::durable::{rename_noreplace, start_writeback, sync_data, sync_directory, temporary_name};
+use crate::sys::durable::{rename_noreplace, start_writeback, sync_directory, temporary_name};
 use crate::sys::mutant::mutant;
 use crate::sys::read_write::pread_exact;
 
@@ -184,32 +184,45 @@ impl Inner {
     }
 
     fn sync_all(&self, items: &[Item]) -> Result<(), StoreError> {
-        let paths: Vec<PathBuf> = items
+        // Each with the blob whose bytes it has; an outboard that is lost is written again.
+        let paths: Vec<(Option<Hash>, PathBuf)> = items
             .iter()
-            .flat_map(|item| std::iter::once(self.place(item.home, &item.hash)).chain(item.outboard.clone()))
+            .flat_map(|item| {
+                let data = (Some(item.hash), self.place(item.home, &item.hash));
+                std::iter::once(data).chain(item.outboard.clone().map(|path| (None, path)))
+            })
             .collect();
         let files: Vec<File> = paths
             .iter()
-            .map(|path| {
+            .map(|(_, path)| {
                 let file = self.note(File::open(path).at("open blob", path))?;
                 start_writeback(&file);
                 Ok(file)
             })
             .collect::<Result<_, StoreError>>()?;
-        let next = AtomicUsize::new(0);
+        let (next, lost) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         let sync = || -> Result<(), StoreError> {
             while let Some(at) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|at| *at < files.len()) {
-                self.synced(sync_data(&files[at]).at("sync blob", &paths[at]))?;
+                let (hash, path) = &paths[at];
+                if let Err(error) = self.sync_bytes(&files[at], path) {
+                    let mut lost = lost.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    lost.extend(*hash);
+                    return Err(error);
+                }
             }
             Ok(())
         };
-        std::thread::scope(|scope| {
+        let outcome = std::thread::scope(|scope| {
             let hands: Vec<_> = (0..SYNC_THREADS.min(files.len())).map(|_| scope.spawn(sync)).collect();
             hands.into_iter().try_for_each(|hand| {
                 hand.join()
                     .unwrap_or_else(|_| Err(StoreError::Halted { detail: "a syncing thread panicked".to_owned() }))
             })
-        })
+        });
+        for hash in lost.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            self.quarantine_blob(&hash, "failed sync")?;
+        }
+        outcome
     }
 
     fn name_all(&self, items: &[Item]) -> Result<(), StoreError> {

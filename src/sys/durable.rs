@@ -67,9 +67,8 @@ pub fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
 /// Any of the steps; the old file then stands.
 pub fn write_atomic(temporaries: &Path, directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let (temporary, file) = write_temporary(temporaries, bytes)?;
-    sync_data(&file)?;
-    fs::rename(&temporary, directory.join(name)).inspect_err(|_| {
-        // The rename's error is the one to report.
+    sync_data(&file).and_then(|()| fs::rename(&temporary, directory.join(name))).inspect_err(|_| {
+        // Their error is the one to report.
         let _ = fs::remove_file(&temporary);
     })?;
     sync_directory(directory)

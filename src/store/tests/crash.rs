@@ -118,6 +118,37 @@ fn sealing_that_fails_halfway_hides_nothing_and_goes_on_the_next_time() {
 }
 
 #[test]
+fn bytes_whose_sync_failed_are_fetched_again_and_never_called_durable() {
+    let large = noise(6, 2 * GROUP_BYTES as usize + 1);
+    let files: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("model.safetensors", &large)];
+    let fixture = Fixture::new();
+    let store = fixture.open("one");
+    let fault = |at| *store.inner.crash_at.lock().unwrap() = at;
+    publish(&store, "m", &files).unwrap();
+    fault(Some("disk full in a sync"));
+    assert_eq!(store.flush().unwrap_err().kind(), crate::base::ErrorKind::NoSpace);
+    fault(None);
+    store.flush().unwrap();
+    // Not all need have been tried; whatever was is gone, and with it the tree.
+    assert!(store.models().is_empty() && store.halted().is_none());
+    let model = publish(&store, "m", &files).unwrap();
+    store.flush().unwrap();
+    assert!(is_right(&model, &files) && store.models()[0].durable);
+
+    let other = noise(7, 3 * GROUP_BYTES as usize);
+    let reservation = store.reserve(store.cost_to_begin(&key(&other), other.len() as u64), &[]).unwrap();
+    let begin = || store.begin(key(&other), other.len() as u64, &reservation).unwrap();
+    let partial = begin();
+    write_missing(&partial, &other);
+    fault(Some("disk full in a sync"));
+    partial.sync().unwrap_err();
+    fault(None);
+    partial.sync().expect_err("a second sync proves nothing");
+    partial.complete(None, &[]).unwrap_err();
+    assert_eq!(begin().missing(), [0..3]);
+}
+
+#[test]
 fn a_blob_that_sealing_has_named_can_be_evicted_and_quarantined() {
     let large = noise(5, 2 * GROUP_BYTES as usize + 1);
     for quarantined in [false, true] {
