@@ -145,7 +145,7 @@ fn bytes_whose_sync_failed_are_fetched_again_and_never_called_durable() {
     fault(None);
     partial.sync().expect_err("a second sync proves nothing");
     partial.complete(None, &[]).unwrap_err();
-    assert_eq!(begin().missing(), [0..3]);
+    assert_eq!(begin().missing(), vec![0..3]);
 }
 
 #[test]
