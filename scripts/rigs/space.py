@@ -118,6 +118,46 @@ def main():
         check(job["state"] == "failed" and job["error"]["kind"] == "no_space", f"a fifth: {job['error']['detail']}")
         check(watch.end() <= cap, "and still within the cap")
         check(daemon.stop() == 0, "the daemon ends well")
+    full_disk(work, program, machine, sources, size)
+
+
+def full_disk(work, program, machine, sources, size):
+    """Somebody else fills the disk while a model arrives; the daemon answers all the while, and goes on when there is room."""
+    print("a disk that others fill")
+    with disk.disk("ext4", work, max(4 * size, 128 << 20)) as loop, contextlib.ExitStack() as stack:
+        web = stack.enter_context(origin.Origin(sources, rate=max(4 << 20, size // 8)))
+        arguments = ["--socket", work / "f.sock"]
+        daemon = preheat.Daemon(program, loop.path / "store", machine, work / "full.log", arguments).start()
+        stack.callback(daemon.kill)
+        job = daemon.ask("POST", "/v1/prewarm", {"reference": f"{web.url}/m3", "priority": "demand"})
+        while daemon.ask("GET", f"/v1/prewarm/{job['id']}")["bytes_done"] < size // 8:
+            time.sleep(0.01)
+        hog = loop.path / "hog"
+        with open(hog, "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(1 << 20)):
+                pass
+        slowest = 0.0
+        while (job := daemon.ask("GET", f"/v1/prewarm/{job['id']}"))["state"] in ("queued", "running"):
+            began = time.monotonic()
+            daemon.ask("GET", "/v1/models")
+            slowest = max(slowest, time.monotonic() - began)
+            time.sleep(0.01)
+        other = daemon.ask("POST", "/v1/prewarm", {"reference": f"{web.url}/m4", "wait": True})
+        check(
+            other["state"] == "failed" and other["error"]["kind"] == "no_space",
+            f"no room for another: {other['error']['detail'][:90]}...",
+        )
+        first = job["state"] if job["state"] == "ready" else f"failed, {job['error']['kind']}"
+        check(job["state"] == "ready" or job["error"]["kind"] == "no_space", f"the one under way: {first}")
+        check(slowest < 1, f"answers meanwhile took at most {slowest * 1e3:.0f} ms")
+        hog.unlink()
+        web.rate = None
+        for name in ("m3", "m4"):
+            job = daemon.ask("POST", "/v1/prewarm", {"reference": f"{web.url}/{name}", "wait": True}, seconds=120)
+            right = models.digests(sources / name).items()
+            check(job["state"] == "ready" and models.digests(job["path"]).items() <= right, f"with room again, {name}: ready and equal")
+        _, done = preheat.verb(program, "verify", "--root", daemon.root, "--json", machine=machine)
+        check(daemon.stop() == 0, "verify finds nothing wrong, and the daemon ends well")
 
 
 if __name__ == "__main__":

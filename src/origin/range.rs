@@ -67,9 +67,7 @@ pub(super) async fn body_of(answer: Response, asked: Asked) -> Result<RangeBody,
                 answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).and_then(content_range);
             match found {
                 Some((range, total)) if range == asked.range && total.is_none_or(|total| total == asked.size) => {}
-                Some((_, Some(total))) if total != asked.size => {
-                    return Err(SourceError::Changed { what: asked.what.clone() });
-                }
+                Some((_, Some(total))) if total != asked.size => return Err(resized(&asked, total)),
                 _ if believes_anything => {}
                 found => return Err(protocol(format!("asked for {:?}, it says it sends {found:?}", asked.range))),
             }
@@ -78,8 +76,8 @@ pub(super) async fn body_of(answer: Response, asked: Asked) -> Result<RangeBody,
         // Ranges are ignored: the whole object comes, of which the caller takes what it needs.
         StatusCode::OK if mutant("whole_taken_for_range") => (asked.range.start, wanted),
         StatusCode::OK => {
-            if length.is_some_and(|length| length != asked.size) {
-                return Err(SourceError::Changed { what: asked.what.clone() });
+            if let Some(length) = length.filter(|length| *length != asked.size) {
+                return Err(resized(&asked, length));
             }
             (0, asked.range.end)
         }
@@ -120,6 +118,11 @@ pub(super) async fn body_of(answer: Response, asked: Asked) -> Result<RangeBody,
         }
     });
     Ok(RangeBody { start, stream: stream.boxed() })
+}
+
+/// Either it changed since planning, or the manifest that planning read is wrong.
+fn resized(asked: &Asked, found: u64) -> SourceError {
+    SourceError::Changed { what: format!("{} ({found} bytes, {} were planned)", asked.what, asked.size) }
 }
 
 fn check_unchanged(headers: &HeaderMap, asked: &Asked) -> Result<(), SourceError> {

@@ -9,12 +9,12 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use super::error::IoContext;
-use super::index::{Home, Index, ModelKey};
+use super::index::{Home, Index, ModelKey, PartialEntry};
 use super::publish::remove_tree;
 use super::space::cost;
 use super::{Evicted, Inner, StoreError, now};
 use crate::digest::Hash;
-use crate::model::FlightKey;
+use crate::model::{FlightKey, ModelId};
 use crate::sys::durable::sync_directory;
 use crate::sys::in_use::{InUse, in_use};
 use crate::sys::mutant::mutant;
@@ -56,9 +56,42 @@ pub(super) enum Goal {
     All,
 }
 
+/// The most that an eviction could free, and who keeps the rest: an upper bound, since who has what open is not asked.
+fn at_most(index: &Index, keep: &[FlightKey], now: u64) -> (u64, Vec<(ModelId, String)>) {
+    let mut kept = Vec::new();
+    let mut staying: HashSet<Hash> =
+        index.blobs.iter().filter(|(_, blob)| blob.is_held()).map(|(hash, _)| *hash).collect();
+    for (key, entry) in &index.models {
+        // What is being written may be durable in a moment, and go then; its blobs are held only until then.
+        let why = kept_by(index, key, now);
+        let own = entry.manifest.files().iter().map(|file| file.blake3);
+        match why {
+            Some(why) if why != BEING_WRITTEN => {
+                kept.push((key.1.clone(), why.to_owned()));
+                staying.extend(own);
+            }
+            Some(_) if !entry.durable => own.for_each(|hash| {
+                staying.remove(&hash);
+            }),
+            _ => {}
+        }
+    }
+    let blobs: u64 = staying.iter().filter_map(|hash| index.blobs.get(hash)).map(|blob| cost(blob.size)).sum();
+    let open = |key: &FlightKey, partial: &PartialEntry| partial.open || keep.contains(key);
+    let partials: u64 =
+        index.partials.iter().filter(|(key, partial)| open(key, partial)).map(|(_, partial)| cost(partial.size)).sum();
+    (index.account.used().saturating_sub(blobs + partials), kept)
+}
+
 // === impl Inner ===
 
 impl Inner {
+    /// Whether it makes sense to evict for `bytes`; if not, who keeps what. Nobody loses a model for a request that fails.
+    pub(super) fn may_free(&self, bytes: u64, keep: &[FlightKey]) -> Result<(), Vec<(ModelId, String)>> {
+        let (most, kept) = at_most(&self.index(), keep, now());
+        if most >= bytes { Ok(()) } else { Err(kept) }
+    }
+
     /// Evicts towards `goal`. `keep`: partials that the caller is about to resume.
     pub(super) fn evict(&self, goal: Goal, keep: &[FlightKey]) -> Result<Evicted, StoreError> {
         let _alone = self.evicting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -352,6 +352,11 @@ impl Store {
                 }
                 shortfall
             };
+            if attempt == 0
+                && let Err(kept) = self.inner.may_free(shortfall, keep)
+            {
+                return Err(self.inner.no_space(bytes, &kept));
+            }
             match attempt {
                 0 => kept = self.inner.evict(Goal::Free(shortfall), keep)?.kept,
                 // What has just become readable may go once it is durable.

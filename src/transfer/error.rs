@@ -41,12 +41,17 @@ pub enum TransferError {
         found: String,
     },
     /// The origin changed under each of several plannings.
-    #[error("{what} changed at its origin during each of {plannings} attempts: try again when it is left alone")]
+    #[error(
+        "{what} is not what its origin says it is, in each of {plannings} attempts: {last}; if it is being published, try again \
+         when that is done; if its manifest is old, publish it again"
+    )]
     Changing {
         /// The reference.
         what: String,
         /// How often it was planned.
         plannings: u32,
+        /// What the last one met.
+        last: String,
     },
     /// The bytes are not those that the origin declares.
     #[error("{file} is corrupt: its origin declares {algorithm} {declared}, the bytes received twice have {computed}")]

@@ -62,6 +62,7 @@ impl Job<'_> {
             return Ok(self.reused(model));
         }
         let plannings = self.fetcher.gear.config.replans + 1;
+        let mut last = String::new();
         for planning in 1..=plannings {
             let resolution = self.resolve().await?;
             let revision = plan::revision(reference, pinned.clone(), &resolution)?;
@@ -74,11 +75,12 @@ impl Job<'_> {
                 Err(error) if error.is_change() || error.is_rot() => {
                     let planning = format!("{planning} of {plannings}");
                     tracing::info!(reference = %reference, %error, planning, "what was planned is gone; planning again");
+                    last = error.to_string();
                 }
                 outcome => return outcome,
             }
         }
-        Err(TransferError::Changing { what: reference.to_string(), plannings })
+        Err(TransferError::Changing { what: reference.to_string(), plannings, last })
     }
 
     /// The model, if it is here; for a moving reference its alias then points there.
