@@ -147,7 +147,11 @@ impl Inner {
         cvs: Option<Arc<[GroupCv]>>,
         declared: &[Declared],
     ) -> BlobHold {
-        if let Some(known) = self.trusted(&hash) {
+        let known = self.trusted(&hash);
+        let mut index = self.index();
+        // Another flight may have brought equal bytes since: asked again under the lock that ours would be added under.
+        if let Some(known) = known.or_else(|| index.hold(&hash)) {
+            drop(index);
             match home {
                 Home::Partial(key) => self.remove_partial_directory(&key),
                 Home::Received(key) => drop(std::fs::remove_file(self.layout.received_blob(&key, &hash))),
@@ -156,7 +160,6 @@ impl Inner {
             self.learn(key, &hash, size, declared);
             return known;
         }
-        let mut index = self.index();
         index.remove_partial(&key);
         let blob = Blob::new(size, home, cvs, false);
         let hold = BlobHold { hash, size, _token: Arc::clone(&blob.holds) };

@@ -242,3 +242,33 @@ fn equal_bytes_under_two_keys_are_one_blob() {
     store.close().unwrap();
     assert!(fixture.open("two").hold_by_key(&other).is_some(), "the catalog has both keys");
 }
+
+#[test]
+fn equal_bytes_that_arrive_at_once_are_charged_once_and_held_by_both() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let fixture = Fixture::new();
+    let store = fixture.open("one");
+    let hash = Hash::of(b"shared");
+    let turn = AtomicU64::new(0);
+    let arrive = |name: &str, round: u64| {
+        let key = FlightKey::new(&Tenant::default(), &origin(), name, &format!("s:{round}"), 6);
+        // Spinning, so that both are woken within nanoseconds.
+        turn.fetch_add(1, Ordering::SeqCst);
+        while turn.load(Ordering::SeqCst) < 2 * (round + 1) {
+            std::hint::spin_loop();
+        }
+        store.inner.adopt(key, hash, 6, Home::Received(key), None, &[])
+    };
+    for round in 0..300 {
+        let (one, other) = std::thread::scope(|scope| {
+            let one = scope.spawn(|| arrive("one", round));
+            (arrive("other", round), one.join().unwrap())
+        });
+        assert_eq!(store.inner.index().account.blobs, space::cost(6), "round {round}");
+        drop(one);
+        assert!(store.inner.index().blobs[&hash].is_held(), "round {round}");
+        drop(other);
+        assert!(!store.inner.index().blobs[&hash].is_held(), "round {round}");
+        store.inner.index().remove_blob(&hash);
+    }
+}
