@@ -1,7 +1,7 @@
 //! Looking at a root without its lock and without writing: `models` and `verify`, beside a running daemon or on a read-only
 //! mount. What vanishes while we look has been evicted, which is no fault.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -52,16 +52,19 @@ impl ReadOnlyStore {
             }
         };
         let boot = BootId::current().ok();
-        for (_, _, path) in records(&self.layout.pendings())? {
+        let mut unsettled = HashSet::new();
+        for (tenant, id, path) in records(&self.layout.pendings())? {
+            // A durable model that is being mended has both files: a power cut would still take the mended bytes.
+            unsettled.insert((tenant, id));
             let pending = read_limited(&path).and_then(|text| serde_json::from_slice::<Pending>(&text).ok());
             if let Some(pending) = pending.filter(|pending| Some(&pending.boot) == boot.as_ref()) {
                 add(pending.record, false, last_used(&path));
             }
         }
-        for (_, _, path) in records(&self.layout.models())? {
+        for (tenant, id, path) in records(&self.layout.models())? {
             if let Some(record) = read_limited(&path).and_then(|text| serde_json::from_slice::<ModelRecord>(&text).ok())
             {
-                add(record, true, last_used(&path));
+                add(record, !unsettled.contains(&(tenant, id)), last_used(&path));
             }
         }
         let mut models: Vec<Model> = models.into_values().collect();

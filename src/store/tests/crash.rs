@@ -149,6 +149,27 @@ fn bytes_whose_sync_failed_are_fetched_again_and_never_called_durable() {
 }
 
 #[test]
+fn a_mended_model_is_durable_again_only_when_its_new_bytes_are() {
+    let large = noise(8, 2 * GROUP_BYTES as usize);
+    let files: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("model.safetensors", &large)];
+    let fixture = Fixture::new();
+    let store = fixture.open("one");
+    let told = || {
+        let beside = ReadOnlyStore::open(&fixture.root()).unwrap().models().unwrap();
+        (store.models().iter().map(|model| model.durable).collect(), beside.iter().map(|model| model.durable).collect())
+    };
+    publish(&store, "m", &files).unwrap();
+    store.flush().unwrap();
+    assert_eq!(told(), (vec![true], vec![true]));
+    store.quarantine(&Hash::of(&large), "test").unwrap();
+    assert_eq!(told(), (vec![], vec![]));
+    publish(&store, "m", &files).unwrap();
+    assert_eq!(told(), (vec![false], vec![false]));
+    store.flush().unwrap();
+    assert_eq!(told(), (vec![true], vec![true]));
+}
+
+#[test]
 fn a_blob_that_sealing_has_named_can_be_evicted_and_quarantined() {
     let large = noise(5, 2 * GROUP_BYTES as usize + 1);
     for quarantined in [false, true] {
