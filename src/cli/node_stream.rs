@@ -58,7 +58,7 @@ impl RangeSource for NodeSource {
         let stream = body.map(move |piece| {
             piece.map_err(|error| SourceError::Unavailable { what: what.clone(), detail: error.to_string() })
         });
-        Ok(RangeBody { start, stream: stream.boxed() })
+        Ok(RangeBody { start, ignores_ranges: false, stream: stream.boxed() })
     }
 }
 

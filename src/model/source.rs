@@ -57,6 +57,8 @@ pub struct Resolution {
 pub struct RangeBody {
     /// First byte that `stream` yields. Equal to the asked start, or 0 if the source ignores ranges.
     pub start: u64,
+    /// The source does not know ranges: it sends all of the object, of which `stream` gives what was asked and no more.
+    pub ignores_ranges: bool,
     /// The bytes, in order. Ends early only with an error; never yields more than was asked from `start` on.
     pub stream: BoxStream<'static, Result<Bytes, SourceError>>,
 }

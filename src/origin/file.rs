@@ -194,7 +194,7 @@ impl RangeSource for FileOrigin {
                 Ok(Some((piece, next)))
             }
         });
-        Ok(RangeBody { start, stream: stream.boxed() })
+        Ok(RangeBody { start, ignores_ranges: false, stream: stream.boxed() })
     }
 }
 

@@ -117,7 +117,7 @@ pub(super) async fn body_of(answer: Response, asked: Asked) -> Result<RangeBody,
             Some((Ok(piece), (body, left, false)))
         }
     });
-    Ok(RangeBody { start, stream: stream.boxed() })
+    Ok(RangeBody { start, ignores_ranges: may_go_on, stream: stream.boxed() })
 }
 
 /// Either it changed since planning, or the manifest that planning read is wrong.

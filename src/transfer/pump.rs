@@ -49,6 +49,7 @@ enum Message {
     Add(NewFile, Arc<FileSource>, oneshot::Sender<Outcome<TransferError>>),
     Remove(FileId),
     Reclass(FileId, Priority),
+    Answered(PartId),
     Arrived(PartId, Range<u64>),
     Ended(PartId, PartEnd<TransferError>),
 }
@@ -137,6 +138,11 @@ impl Pump {
 // === impl Reporter ===
 
 impl Reporter {
+    /// The part's answer has begun.
+    pub(super) async fn answered(&self, part: PartId) {
+        let _ = self.messages.send(Message::Answered(part)).await;
+    }
+
     pub(super) async fn arrived(&self, part: PartId, groups: Range<u64>) {
         let _ = self.messages.send(Message::Arrived(part, groups)).await;
     }
@@ -175,6 +181,7 @@ impl Work {
                 }
                 self.decide(Event::Reclass(file, class));
             }
+            Message::Answered(part) => self.decide(Event::Answered { part }),
             Message::Arrived(part, groups) => self.decide(Event::Arrived { part, groups }),
             Message::Ended(part, end) => {
                 self.parts.remove(&part);

@@ -97,6 +97,7 @@ impl Stream {
             Ok(None) => return PartEnd::RangesIgnored,
             Err(left) => return left.into(),
         };
+        self.reporter.answered(self.order.part).await;
         let mut writes = Writes::new(sink, self.file.remote.size, self.order.groups.start);
         let received = self.receive(&mut body, &mut writes).await;
         let written = writes.finish(self).await;
@@ -190,12 +191,16 @@ impl Stream {
         };
         let stall = self.gear.config.stall.0;
         let opening = tokio::time::timeout(stall, self.file.origin.open(remote, start..end));
-        let RangeBody { start: begun, stream } = match self.unless_aborted(opening).await? {
+        let RangeBody { start: begun, ignores_ranges, stream } = match self.unless_aborted(opening).await? {
             Ok(opened) => opened.map_err(|error| self.failed(error))?,
             Err(_) => return Err(self.failed(SourceError::Stalled { what: remote.locator.clone(), after: stall })),
         };
         if begun != start && !mutant("resume_appends") {
             return if begun == 0 { Ok(None) } else { Err(Left::Failed(self.wrong_start(start, begun))) };
+        }
+        // Its start would do, but every further part would cost the origin the whole file.
+        if ignores_ranges && end < remote.size && !mutant("whole_taken_for_range") {
+            return Ok(None);
         }
         let patience = Patience::new(stall, self.gear.config.stall_bytes.0);
         Ok(Some(Body { stream, rest: Bytes::new(), position: start, patience }))

@@ -234,9 +234,11 @@ async fn lasting_faults_are_told_and_healed() {
 async fn a_server_that_knows_no_ranges_is_read_from_the_start() {
     let files = model(8, 2, LARGE);
     let (web, node) = (Web::serve(&files).await, Node::new());
+    web.put("preheat-manifest.json", &manifest(&files).to_json());
     web.fault(|_| Fault { ignore_range: true, ..Fault::default() });
     let (_, found) = node.files(&web.url).await;
     assert_eq!(found, files);
+    assert_eq!(web.gets(SHARD) + web.gets(OTHER), 3, "one request shows it, and each file is asked for once");
 }
 
 #[tokio::test]

@@ -141,7 +141,11 @@ impl RangeSource for HttpOrigin {
     async fn open(&self, file: &RemoteFile, range: Range<u64>) -> Result<RangeBody, SourceError> {
         let what = safe_text(&file.locator);
         if range.is_empty() {
-            return Ok(RangeBody { start: range.start, stream: futures_util::stream::empty().boxed() });
+            return Ok(RangeBody {
+                start: range.start,
+                ignores_ranges: false,
+                stream: futures_util::stream::empty().boxed(),
+            });
         }
         let wanted = range_header(&range);
         let mut headers = vec![("range", wanted.as_str())];

@@ -210,7 +210,7 @@ impl std::fmt::Debug for ObjectOrigin {
 impl RangeSource for ObjectOrigin {
     async fn open(&self, file: &RemoteFile, range: Range<u64>) -> Result<RangeBody, SourceError> {
         if range.is_empty() {
-            return Ok(RangeBody { start: range.start, stream: stream::empty().boxed() });
+            return Ok(RangeBody { start: range.start, ignores_ranges: false, stream: stream::empty().boxed() });
         }
         let wanted = range_header(&range);
         let mut headers = vec![("range", wanted.as_str())];

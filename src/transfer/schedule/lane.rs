@@ -23,8 +23,9 @@ pub(super) struct Lane {
     pub(super) received: u64,
     /// Smoothed rate of one connection.
     rate: Option<f64>,
-    /// Its answers begin at the first byte whatever is asked.
-    pub(super) ranges_ignored: bool,
+    /// Whether it knows ranges; `false`: its answers begin at the first byte whatever is asked. Until that is known it is
+    /// asked for one part alone, since each further one would cost it a whole file.
+    pub(super) ranges: Option<bool>,
     /// Nothing is asked before this: the origin has said so.
     asked_until: Option<Instant>,
     /// Nothing is asked before this, unless something goes well earlier.
@@ -67,7 +68,7 @@ impl Lane {
             files: 0,
             received: 0,
             rate: None,
-            ranges_ignored: false,
+            ranges: (!limits.unknown).then_some(true),
             asked_until: None,
             unwell_until: None,
             streak: 0,
@@ -96,7 +97,11 @@ impl Lane {
 
     /// Connections are idle though everything has been asked for.
     pub(super) fn could_help(&self, now: Instant) -> bool {
-        self.streak == 0 && self.is_well(now) && !self.wants() && self.open_large < self.climb.target()
+        self.streak == 0
+            && self.ranges.is_some()
+            && self.is_well(now)
+            && !self.wants()
+            && self.open_large < self.climb.target()
     }
 
     /// After failures one connection goes ahead, and the others follow when it gets something.
@@ -110,6 +115,9 @@ impl Lane {
 
     fn large_slot(&self, class: Priority) -> bool {
         // Small files are bound by latency and large ones by bandwidth: neither may keep the other out.
+        if self.ranges.is_none() && self.open_large > 0 {
+            return false;
+        }
         let small_waits = self.queues.iter().any(|queue| !queue.small.is_empty());
         let most = if small_waits { self.climb.target().min(self.per_lane.div_ceil(2)) } else { self.climb.target() };
         !self.queues[class as usize].large.is_empty() && self.open_large < most && self.open() < self.per_lane

@@ -76,6 +76,8 @@ pub(super) enum Event<E> {
     Remove(FileId),
     /// Who wants it has changed.
     Reclass(FileId, Priority),
+    /// The origin has begun to send what a part asked for.
+    Answered { part: PartId },
     /// Groups of a part are on disk and marked.
     Arrived { part: PartId, groups: Range<u64> },
     /// The answer to [`Action::Shorten`]: the part now ends before group `end`.
@@ -143,6 +145,8 @@ pub(super) struct Limits {
     pub(super) per_lane: u32,
     pub(super) total: u32,
     pub(super) first_part: u64,
+    /// Whether an origin has to show that it knows ranges before several parts are asked of it at once.
+    pub(super) unknown: bool,
     pub(super) attempts: u32,
     pub(super) longest_after: Duration,
     pub(super) backoff: Backoff,
@@ -181,6 +185,7 @@ impl Limits {
             start: config.connections_start,
             per_lane: config.connections_max,
             total: config.connections_total,
+            unknown: true,
             first_part: (config.part_bytes.0 / GROUP_BYTES).max(1),
             attempts: config.retry_attempts,
             longest_after: config.retry_after_longest.0,
@@ -213,6 +218,7 @@ impl<E: Clone + std::fmt::Debug> Schedule<E> {
             Event::Add(new) => self.add(new, &mut actions),
             Event::Remove(file) => self.end(file, Outcome::Removed, &mut actions),
             Event::Reclass(file, class) => self.reclass(file, class),
+            Event::Answered { part } => self.answered(part),
             Event::Arrived { part, groups } => self.arrived(part, &groups),
             Event::Shortened { part, end } => self.shortened(part, end, now),
             Event::Ended { part, end } => self.ended(part, end, now, &mut actions),
@@ -241,7 +247,7 @@ impl<E: Clone + std::fmt::Debug> Schedule<E> {
         let limits = &self.limits;
         let lane = self.lanes.entry(new.lane).or_insert_with(|| Lane::new(limits));
         lane.files += 1;
-        let (id, ignored) = (new.id, lane.ranges_ignored);
+        let (id, ignored) = (new.id, lane.ranges == Some(false));
         let mut file = File::new(new);
         if ignored && file.shape == Shape::Ranges {
             file.shape = Shape::Sequential;
@@ -264,6 +270,13 @@ impl<E: Clone + std::fmt::Debug> Schedule<E> {
         self.open[class as usize] += file.parts.len() as u32;
         file.class = class;
         self.enqueue(id, false);
+    }
+
+    fn answered(&mut self, id: PartId) {
+        let Some(file) = self.parts.get(&id).and_then(|part| self.files.get(&part.file)) else { return };
+        if let Some(lane) = self.lanes.get_mut(&file.lane).filter(|_| file.shape == Shape::Ranges) {
+            lane.ranges.get_or_insert(true);
+        }
     }
 
     fn arrived(&mut self, id: PartId, groups: &Range<u64>) {
@@ -308,7 +321,7 @@ impl<E: Clone + std::fmt::Debug> Schedule<E> {
             }
             PartEnd::Aborted => file.ready.extend(rest),
             PartEnd::RangesIgnored => {
-                lane.ranges_ignored = true;
+                lane.ranges = Some(false);
                 file.ready.extend(rest);
                 if file.shape == Shape::Ranges {
                     file.shape = Shape::Sequential;

@@ -12,7 +12,7 @@ use crate::base::units::MIB;
 type Act = Action<&'static str>;
 
 fn schedule(config: &Config) -> Schedule<&'static str> {
-    Schedule::new(Limits::new(config), 1)
+    Schedule::new(Limits { unknown: false, ..Limits::new(config) }, 1)
 }
 
 fn file(id: u64, groups: u64, shape: Shape) -> NewFile {
@@ -47,6 +47,25 @@ fn seconds(n: f64) -> Duration {
 // === single decisions ===
 
 #[test]
+fn an_origin_shows_first_that_it_knows_ranges() {
+    let now = Instant::now();
+    let mut schedule = Schedule::<&str>::new(Limits::new(&Config::default()), 1);
+    let first = orders(&schedule.on(Event::Add(file(1, 1000, Shape::Ranges)), now));
+    assert_eq!(first.len(), 1);
+    assert_eq!(orders(&schedule.on(Event::Answered { part: first[0].part }, now)).len(), 3);
+    let mut schedule = Schedule::<&str>::new(Limits::new(&Config::default()), 1);
+    let first = orders(&schedule.on(Event::Add(file(1, 1000, Shape::Ranges)), now));
+    let again = orders(&schedule.on(Event::Ended { part: first[0].part, end: PartEnd::RangesIgnored }, now));
+    assert_eq!(
+        again.iter().map(|order| order.groups.clone()).collect::<Vec<_>>(),
+        std::iter::once(0..1000).collect::<Vec<_>>()
+    );
+    // The next file of that origin is asked for whole at once.
+    let other = orders(&schedule.on(Event::Add(file(2, 1000, Shape::Ranges)), now));
+    assert_eq!(other.iter().map(|order| order.groups.end).collect::<Vec<_>>(), [1000]);
+}
+
+#[test]
 fn a_file_is_asked_for_from_its_start_in_parts() {
     let now = Instant::now();
     let mut schedule = schedule(&Config::default());
@@ -61,7 +80,7 @@ fn parts_shrink_towards_the_end_and_leave_no_crumbs() {
     let opened = orders(&schedule.on(Event::Add(file(1, 33, Shape::Ranges)), Instant::now()));
     let sizes: Vec<_> = opened.iter().map(|order| order.groups.end - order.groups.start).collect();
     assert_eq!(sizes, [5, 4, 4, 4]);
-    let mut one = super::Schedule::<&str>::new(Limits::new(&Config::default()), 1);
+    let mut one = self::schedule(&Config::default());
     assert_eq!(orders(&one.on(Event::Add(file(1, 5, Shape::Ranges)), Instant::now()))[0].groups, 0..5);
 }
 
