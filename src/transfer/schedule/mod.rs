@@ -323,7 +323,8 @@ impl<E: Clone + std::fmt::Debug> Schedule<E> {
             PartEnd::RangesIgnored => {
                 lane.ranges = Some(false);
                 file.ready.extend(rest);
-                if file.shape == Shape::Ranges {
+                let of = file.lane;
+                for file in self.files.values_mut().filter(|file| file.lane == of && file.shape == Shape::Ranges) {
                     file.shape = Shape::Sequential;
                     actions.extend(file.parts.iter().map(|part| Action::Abort(*part)));
                 }
