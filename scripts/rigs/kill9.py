@@ -6,6 +6,7 @@ is at most what was in flight: kills x connections x part.
 With --mutants each seeded defect must be caught. See README.md.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -62,7 +63,10 @@ class Campaign:
                     for name in self.sources.names:
                         daemon.ask("POST", "/v1/prewarm", self.request(name) | {"wait": True}, seconds=120)
                     break
-                time.sleep(self.moment())
+                if self.rng.random() < 0.4:
+                    self.until_publishing(root)
+                else:
+                    time.sleep(self.moment())
                 if len(daemon.ask("GET", "/v1/models")) == len(self.sources.names) and self.rng.random() < 0.7:
                     break
                 ready |= {model["id"] for model in daemon.ask("GET", "/v1/models")}
@@ -97,6 +101,16 @@ class Campaign:
             # Long enough to have received more than may be lost.
             return 0.4 + self.rng.random()
         return self.rng.choice((0.0, 0.05, 0.2, 0.8, 0.8)) * self.rng.random()
+
+    def until_publishing(self, root):
+        """Returns while a model is being published, or was a moment ago: its pending file is written before its tree."""
+        pending, deadline = root / "pending" / "default", time.monotonic() + 3
+        before = set(os.listdir(pending)) if pending.is_dir() else set()
+        while time.monotonic() < deadline:
+            if pending.is_dir() and set(os.listdir(pending)) - before:
+                time.sleep(self.rng.random() * 0.01)
+                return
+            time.sleep(0.0005)
 
     def look(self, daemon, ready):
         listed = {model["id"]: model for model in daemon.ask("GET", "/v1/models")}

@@ -78,7 +78,7 @@ pub(super) struct DaemonArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct FetchArgs {
-    /// What to fetch: file:///dir, https://host/path, s3://bucket/prefix, each with `@revision`, `/subfolder`, `?include=GLOB`.
+    /// What to fetch: file:///dir, https://host/path, s3://bucket/prefix, hf://org/model, each with `@revision`, `/subfolder`, `?include=GLOB`.
     pub(super) reference: String,
     /// Put a copy of the files here (reflink where the file system can).
     #[arg(long, value_name = "DIR")]

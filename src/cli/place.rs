@@ -69,6 +69,7 @@ pub(super) fn into_directory(
     let mut staged: Vec<(PathBuf, PathBuf)> = Vec::new();
     let mut order: Vec<&ManifestEntry> = manifest.files().iter().collect();
     order.sort_by_key(|entry| std::cmp::Reverse(entry.size));
+    let mut moved = std::collections::HashSet::new();
     for (number, entry) in order.into_iter().enumerate() {
         let target = to.join(&entry.path);
         if is_right(&target, entry) {
@@ -84,7 +85,13 @@ pub(super) fn into_directory(
             _ => {}
         }
         let source = tree.join(&entry.path);
-        let how = place(&source, &half_made, take != Take::Copy, progress)
+        // Files of equal content are one file in the store; in the caller's directory each is to be a file of its own.
+        let link = match take {
+            Take::Copy => false,
+            Take::Link => true,
+            Take::Move => moved.insert(entry.blake3),
+        };
+        let how = place(&source, &half_made, link, progress)
             .with_context(|| format!("copy {} to {}", source.display(), half_made.display()))?;
         placement.count(match (how, take) {
             (Placed::HardLink, Take::Move) => "moved",

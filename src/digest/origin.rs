@@ -20,6 +20,9 @@ pub enum Algorithm {
     Sha1,
     /// MD5, hex. Sequential per file.
     Md5,
+    /// The name of a git blob: SHA-1 over `blob `, the length in decimal, NUL and the content, hex. Sequential per file.
+    #[serde(rename = "git-sha1")]
+    GitSha1,
 }
 
 /// A digest of the whole object as the origin declares it: algorithm and lower-case hex.
@@ -42,6 +45,9 @@ pub enum OriginVerified {
     Sha256,
     /// SHA-1 of the whole object: catches accidents, not adversaries.
     Sha1,
+    /// The git blob name of the whole object: catches accidents, not adversaries.
+    #[serde(rename = "git-sha1")]
+    GitSha1,
     /// MD5 of the whole object: catches accidents, not adversaries.
     Md5,
     /// CRC-64/NVME of the whole object: catches accidents, not adversaries.
@@ -68,6 +74,7 @@ impl Algorithm {
             Self::Crc32 => "crc32",
             Self::Sha1 => "sha1",
             Self::Md5 => "md5",
+            Self::GitSha1 => "git-sha1",
         }
     }
 
@@ -76,7 +83,7 @@ impl Algorithm {
     pub fn hex_len(self) -> usize {
         match self {
             Self::Sha256 => 64,
-            Self::Sha1 => 40,
+            Self::Sha1 | Self::GitSha1 => 40,
             Self::Md5 => 32,
             Self::Crc64nvme => 16,
             Self::Crc32c | Self::Crc32 => 8,
@@ -95,6 +102,7 @@ impl From<Algorithm> for OriginVerified {
         match algorithm {
             Algorithm::Sha256 => Self::Sha256,
             Algorithm::Sha1 => Self::Sha1,
+            Algorithm::GitSha1 => Self::GitSha1,
             Algorithm::Md5 => Self::Md5,
             Algorithm::Crc64nvme => Self::Crc64nvme,
             Algorithm::Crc32c => Self::Crc32c,
@@ -115,8 +123,8 @@ mod tests {
 
     #[test]
     fn the_words_are_those_of_json() {
-        use Algorithm::{Crc32, Crc32c, Crc64nvme, Md5, Sha1, Sha256};
-        for algorithm in [Sha256, Crc64nvme, Crc32c, Crc32, Sha1, Md5] {
+        use Algorithm::{Crc32, Crc32c, Crc64nvme, GitSha1, Md5, Sha1, Sha256};
+        for algorithm in [Sha256, Crc64nvme, Crc32c, Crc32, Sha1, Md5, GitSha1] {
             assert_eq!(serde_json::to_value(algorithm).unwrap(), algorithm.as_str());
             assert_eq!(serde_json::to_value(OriginVerified::from(algorithm)).unwrap(), algorithm.as_str());
         }

@@ -2,18 +2,21 @@
 //!
 //! ```text
 //! reference = scheme "://" place [ "@" revision ] [ "/" subfolder ] [ "?" query ]
-//! scheme    = "file" | "http" | "https" | "s3"
+//! scheme    = "file" | "http" | "https" | "s3" | "hf"
 //! place     = "/" absolute-path                  for file
 //!           | host [ ":" port ] "/" path         for http and https
 //!           | bucket [ "/" key-prefix ]          for s3
+//!           | organisation "/" model             for hf
 //! revision  = "listing:" 64 hex | "manifest:" 64 hex
+//!           | commit | branch | tag              for hf alone
 //! query     = ( "include=" glob | "exclude=" glob ) *( "&" ... )
 //! ```
 //!
 //! Everything is percent-decoded once, after it has been cut; `+` is a plus. The revision begins at the last `@` of the path,
 //! so an `@` in a name is written `%40`. The subfolder is the part of the model that is wanted: paths in the tree are relative
 //! to it. There is no userinfo (a credential in a reference ends up in logs) and no other query (a presigned URL is a
-//! credential too). These three schemes have no commits, so only the digests that `preheat` itself prints are revisions.
+//! credential too). But for hf there are no commits, so only the digests that `preheat` itself prints are revisions there. A
+//! branch with a slash is written with `%2F`.
 //!
 //! A URL library was turned down for cutting: it normalises `..` away before anybody can refuse it, and has no place for a
 //! revision in the middle of a path.
@@ -23,8 +26,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::FilePath;
-use crate::digest::Hash;
+use super::{FilePath, Revision};
 
 /// How an origin is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -38,6 +40,8 @@ pub enum Scheme {
     Https,
     /// An S3-compatible object store.
     S3,
+    /// A Hugging Face hub.
+    Hf,
 }
 
 /// The identity of an origin: scheme, endpoint and place, canonical, without credentials, revision or subfolder. Examples:
@@ -61,18 +65,6 @@ pub struct Selection {
     pub exclude: Vec<String>,
 }
 
-/// An immutable version of a model. Text forms: 40 hex digits, `listing:<64 hex>`, `manifest:<64 hex>`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Revision {
-    /// A commit of an origin that has commits.
-    Commit(String),
-    /// Digest of the sorted (path, size, strong validator) of the selected files.
-    Listing(Hash),
-    /// Digest of the finished manifest, where validators are too weak for a listing.
-    Manifest(Hash),
-}
-
 /// A parsed reference.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reference {
@@ -92,10 +84,10 @@ pub struct Reference {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     /// No `scheme://`.
-    #[error("`{0}` has no scheme: write file:///dir, https://host/path or s3://bucket/prefix")]
+    #[error("`{0}` has no scheme: write file:///dir, https://host/path, s3://bucket/prefix or hf://org/model")]
     NoScheme(String),
     /// A scheme that this build does not know.
-    #[error("`{0}` has an unknown scheme: use file, http, https or s3")]
+    #[error("`{0}` has an unknown scheme: use file, http, https, s3 or hf")]
     UnknownScheme(String),
     /// Anything else.
     #[error("`{reference}`: {detail}")]
@@ -124,6 +116,7 @@ impl Scheme {
             Self::Http => "http",
             Self::Https => "https",
             Self::S3 => "s3",
+            Self::Hf => "hf",
         }
     }
 }
@@ -131,14 +124,16 @@ impl Scheme {
 // === impl OriginId ===
 
 impl OriginId {
-    /// The origin of a reference. `s3_endpoint` is the endpoint in force for S3, `None` for AWS itself.
+    /// The origin of a reference. `endpoint` is the one in force for its scheme: for S3 `None` is AWS itself, for hf the hub
+    /// is always named.
     #[must_use]
-    pub fn of(reference: &Reference, s3_endpoint: Option<&str>) -> Self {
+    pub fn of(reference: &Reference, endpoint: Option<&str>) -> Self {
         let Reference { scheme, authority, place, .. } = reference;
         let mut text = match scheme {
             Scheme::File => "file://".to_owned(),
             Scheme::Http | Scheme::Https => format!("{}://{authority}", scheme.as_str()),
-            Scheme::S3 => format!("s3+{}/{authority}", s3_endpoint.map_or("aws", |url| url.trim_end_matches('/'))),
+            Scheme::S3 => format!("s3+{}/{authority}", endpoint.map_or("aws", |url| url.trim_end_matches('/'))),
+            Scheme::Hf => format!("hf+{}/{authority}", endpoint.unwrap_or_default().trim_end_matches('/')),
         };
         if !place.is_empty() {
             text.push('/');
@@ -157,6 +152,14 @@ impl OriginId {
     #[must_use]
     pub fn new(text: String) -> Self {
         Self(text)
+    }
+
+    /// What of it is one server, as far as limits go: the scheme and the host, of AWS the bucket.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        let from = self.0.find("://").map_or(0, |at| at + 3);
+        let skip = usize::from(from == 0);
+        self.0[from..].match_indices('/').nth(skip).map_or(self.as_str(), |(at, _)| &self.0[..from + at])
     }
 
     /// The last path segment, for people.
@@ -196,60 +199,6 @@ impl Selection {
         let Some(subfolder) = &self.subfolder else { return Some(path.clone()) };
         let rest = path.as_str().strip_prefix(subfolder.as_str())?.strip_prefix('/')?;
         FilePath::new(rest).ok()
-    }
-}
-
-// === impl Revision ===
-
-/// The text is none of the forms of a [`Revision`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a revision: 40 hex digits, `listing:` or `manifest:` and 64 hex digits")]
-pub struct RevisionError(String);
-
-impl Revision {
-    /// The revision of a listing: BLAKE3 over the domain line and, for each file sorted by path, path, size and strong
-    /// validator, each followed by NUL.
-    #[must_use]
-    pub fn listing<'a>(files: impl IntoIterator<Item = (&'a FilePath, u64, &'a str)>) -> Self {
-        let mut files: Vec<_> = files.into_iter().collect();
-        files.sort_by(|one, other| one.0.cmp(other.0));
-        let mut text = String::from("preheat listing 1\n");
-        for (path, size, validator) in files {
-            text.push_str(&format!("{path}\0{size}\0{validator}\0"));
-        }
-        Self::Listing(Hash::of(text.as_bytes()))
-    }
-}
-
-impl fmt::Display for Revision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Commit(commit) => f.write_str(commit),
-            Self::Listing(hash) => write!(f, "listing:{hash}"),
-            Self::Manifest(hash) => write!(f, "manifest:{hash}"),
-        }
-    }
-}
-
-impl TryFrom<String> for Revision {
-    type Error = RevisionError;
-
-    fn try_from(text: String) -> Result<Self, RevisionError> {
-        let wrong = || RevisionError(text.chars().take(100).collect());
-        if let Some(hash) = text.strip_prefix("listing:") {
-            return hash.parse().map(Self::Listing).map_err(|_| wrong());
-        }
-        if let Some(hash) = text.strip_prefix("manifest:") {
-            return hash.parse().map(Self::Manifest).map_err(|_| wrong());
-        }
-        let is_commit = text.len() == 40 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if is_commit { Ok(Self::Commit(text)) } else { Err(wrong()) }
-    }
-}
-
-impl From<Revision> for String {
-    fn from(revision: Revision) -> Self {
-        revision.to_string()
     }
 }
 
@@ -314,6 +263,7 @@ impl FromStr for Reference {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
             "s3" => Scheme::S3,
+            "hf" => Scheme::Hf,
             _ => return Err(ReferenceError::UnknownScheme(shown)),
         };
         if rest.contains('#') {
@@ -323,7 +273,9 @@ impl FromStr for Reference {
         let (authority, path) = rest.split_once('/').map_or((rest, ""), |(authority, path)| (authority, path));
         if authority.contains('@') {
             // `s3://bucket@rev` has its revision in what looks like the authority.
-            let hint = if scheme == Scheme::S3 {
+            let hint = if scheme == Scheme::Hf {
+                "names no model: write hf://organisation/model"
+            } else if scheme == Scheme::S3 {
                 "write the revision after the key prefix, and no credential into a reference"
             } else {
                 "names a user: credentials do not belong into a reference, set them in the environment"
@@ -338,6 +290,8 @@ impl FromStr for Reference {
             Scheme::Http | Scheme::Https => host(scheme, authority).ok_or_else(|| malformed("has no valid host"))?,
             Scheme::S3 => bucket(authority)
                 .ok_or_else(|| malformed("has no valid bucket: 3 to 63 characters of a-z, 0-9, dot and dash"))?,
+            Scheme::Hf => repository(authority)
+                .ok_or_else(|| malformed("names no organisation: write hf://organisation/model"))?,
         };
         // The last `@` begins the revision; an empty revision only marks where the subfolder begins.
         let (place, revision, subfolder) = match path.rsplit_once('@') {
@@ -352,11 +306,22 @@ impl FromStr for Reference {
         let place = decode(place.trim_end_matches('/'))?;
         if !place.is_empty() {
             clean(&place).map_err(|detail| malformed(&detail))?;
+        } else if scheme == Scheme::Hf {
+            return Err(malformed("names no model: write hf://organisation/model"));
         } else if matches!(scheme, Scheme::File) {
             return Err(malformed("names no directory: write file:/// and an absolute path"));
         }
+        if scheme == Scheme::Hf && repository(&place).is_none() {
+            return Err(malformed(
+                "names no model: write hf://organisation/model, and a folder in it after @revision/",
+            ));
+        }
         let revision = Some(decode(revision)?).filter(|revision| !revision.is_empty());
-        if let Some(revision) = &revision
+        if scheme == Scheme::Hf {
+            if let Some(revision) = &revision {
+                clean(revision).map_err(|detail| malformed(&format!("revision: {detail}")))?;
+            }
+        } else if let Some(revision) = &revision
             && !matches!(Revision::try_from(revision.clone()), Ok(Revision::Listing(_) | Revision::Manifest(_)))
         {
             return Err(malformed(&format!(
@@ -431,6 +396,15 @@ fn host(scheme: Scheme, authority: &str) -> Option<String> {
     let name = parsed.host_str()?;
     // The default port is normalised away, so that one origin has one identity.
     Some(parsed.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}")))
+}
+
+/// An organisation's or a model's name.
+fn repository(name: &str) -> Option<String> {
+    let ok = (1..=96).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        && !name.starts_with(['.', '-'])
+        && !matches!(name, "datasets" | "spaces" | "api");
+    ok.then(|| name.to_owned())
 }
 
 fn bucket(name: &str) -> Option<String> {

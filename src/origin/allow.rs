@@ -91,7 +91,8 @@ impl Prefix {
         }
         let probe = match scheme {
             "file" if rest.trim_matches('/').is_empty() => "file:///x".to_owned(),
-            "http" | "https" | "s3" if rest.is_empty() => format!("{scheme}://any/x"),
+            "http" | "https" | "s3" | "hf" if rest.is_empty() => format!("{scheme}://any/x"),
+            "hf" if !rest.trim_matches('/').contains('/') => format!("{}/x", text.trim_end_matches('/')),
             _ => text.to_owned(),
         };
         let reference: Reference = probe.parse().map_err(|error| invalid(&format!("{error}")))?;
@@ -99,7 +100,7 @@ impl Prefix {
         let segments = if whole { "" } else { reference.place.as_str() };
         Ok(Self {
             scheme: reference.scheme,
-            authority: if whole { String::new() } else { reference.authority },
+            authority: if rest.is_empty() { String::new() } else { reference.authority },
             segments: segments.split('/').filter(|segment| !segment.is_empty()).map(str::to_owned).collect(),
         })
     }

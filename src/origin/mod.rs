@@ -10,6 +10,7 @@ mod config;
 pub mod conformance;
 mod file;
 mod http;
+mod hub;
 mod object;
 mod range;
 mod selected;
@@ -57,14 +58,20 @@ impl Origins {
         Ok(match reference.scheme {
             Scheme::File => Arc::new(file::FileOrigin::new(self.config.files_max)),
             Scheme::Http | Scheme::Https => Arc::new(http::HttpOrigin::new(self.clients.clone())),
+            Scheme::Hf => Arc::new(hub::HubOrigin::new(reference, &self.clients, &self.config)?),
             Scheme::S3 => Arc::new(object::ObjectOrigin::new(reference, self.clients.clone(), &self.config)?),
         })
     }
 
-    /// The identity of a reference's origin: for S3 it includes the endpoint in force.
+    /// The identity of a reference's origin: for S3 and hf it includes the endpoint in force.
     #[must_use]
     pub fn identity(&self, reference: &Reference) -> OriginId {
-        OriginId::of(reference, object::endpoint_in_force().as_deref())
+        let endpoint = match reference.scheme {
+            Scheme::S3 => object::endpoint_in_force(),
+            Scheme::Hf => Some(hub::endpoint_in_force()),
+            Scheme::File | Scheme::Http | Scheme::Https => None,
+        };
+        OriginId::of(reference, endpoint.as_deref())
     }
 
     /// Whether the allow-list names this reference explicitly.

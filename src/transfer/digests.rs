@@ -54,7 +54,7 @@ fn crc_of(algorithm: Algorithm) -> Option<CrcAlgorithm> {
         Algorithm::Crc64nvme => Some(CrcAlgorithm::Crc64Nvme),
         Algorithm::Crc32c => Some(CrcAlgorithm::Crc32Iscsi),
         Algorithm::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
-        Algorithm::Sha256 | Algorithm::Sha1 | Algorithm::Md5 => None,
+        Algorithm::Sha256 | Algorithm::Sha1 | Algorithm::Md5 | Algorithm::GitSha1 => None,
     }
 }
 
@@ -89,7 +89,7 @@ pub(super) fn check_whole(bytes: &[u8], declared: &[Declared], expected: Option<
         check_root(Some(expected), Hash::of(bytes))?;
     }
     for one in declared {
-        let computed = match Running::new(one.algorithm) {
+        let computed = match Running::new(one.algorithm, bytes.len() as u64) {
             Some(mut running) => {
                 running.update(bytes);
                 running.finish()
@@ -156,9 +156,9 @@ impl Crcs {
 
 impl Sequence {
     /// `None` if nothing sequential is declared.
-    pub(super) fn new(declared: &[Declared]) -> Option<Self> {
+    pub(super) fn new(size: u64, declared: &[Declared]) -> Option<Self> {
         let running: Vec<_> =
-            declared.iter().filter_map(|one| Some((one.clone(), Running::new(one.algorithm)?))).collect();
+            declared.iter().filter_map(|one| Some((one.clone(), Running::new(one.algorithm, size)?))).collect();
         (!running.is_empty()).then_some(Self { running, position: 0 })
     }
 
@@ -187,10 +187,15 @@ impl Sequence {
 // === impl Running ===
 
 impl Running {
-    fn new(algorithm: Algorithm) -> Option<Self> {
+    fn new(algorithm: Algorithm, size: u64) -> Option<Self> {
         match algorithm {
             Algorithm::Sha256 => Some(Self::Sha256(sha2::Sha256::new())),
             Algorithm::Sha1 => Some(Self::Sha1(sha1::Sha1::new())),
+            Algorithm::GitSha1 => {
+                let mut hasher = sha1::Sha1::new();
+                hasher.update(format!("blob {size}\0"));
+                Some(Self::Sha1(hasher))
+            }
             Algorithm::Md5 => Some(Self::Md5(md5::Md5::new())),
             Algorithm::Crc64nvme | Algorithm::Crc32c | Algorithm::Crc32 => None,
         }
@@ -229,6 +234,7 @@ mod tests {
             declared(Algorithm::Crc64nvme, "ae8b14860a799888"),
             declared(Algorithm::Md5, "25f9e794323b453885f5181f1b624d0b"),
             declared(Algorithm::Sha1, "f7c3bc1d808e04732adf679965ccc34ca7ae3441"),
+            declared(Algorithm::GitSha1, "e2e107ac61ac259b87c544f6e7a4eb03422c6c21"),
             declared(Algorithm::Sha256, "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225"),
         ]
     }

@@ -251,7 +251,7 @@ impl Fetching<'_> {
     /// Until everything is here and compared. Uses of the partial end with it.
     async fn run(self) -> Result<(), Short> {
         let Self { leader, sink, answer } = self;
-        let sequence = Sequence::new(&leader.flight.errand.remote.declared);
+        let sequence = Sequence::new(leader.flight.errand.remote.size, &leader.flight.errand.remote.declared);
         let arriving = async {
             match leader.outcome(answer).await {
                 Outcome::Done => Ok(()),
@@ -287,7 +287,7 @@ impl Leader {
             };
             let (end, of) = ((groups * GROUP_BYTES).min(remote.size), sink.of.clone());
             let work = move || {
-                let outcome = sequence.advance(&of.partial, end);
+                let outcome = sequence.advance(&of, end);
                 (sequence, outcome)
             };
             let (back, outcome) = self.gear.digest.run(work).await.map_err(|error| defect(&error.to_string()))?;
@@ -301,8 +301,8 @@ impl Leader {
     async fn compare(&self, sink: Arc<LargeSink>) -> Result<(), Short> {
         let remote = Arc::clone(&self.flight.errand.remote);
         let work = move || {
-            let checked = sink.crcs.check(&sink.of.partial)?;
-            let root = sink.of.partial.root();
+            let checked = sink.crcs.check(&sink.of)?;
+            let root = sink.of.root();
             Ok::<_, StoreError>(
                 checked.and_then(|()| root.map_or(Ok(()), |root| digests::check_root(remote.blake3, root))),
             )
@@ -332,7 +332,7 @@ impl Leader {
                 continue;
             }
             let of = sink.of.clone();
-            let outcome = self.gear.ask(&self.flight.errand.remote.path, move |_| of.partial.sync()).await;
+            let outcome = self.gear.ask(&self.flight.errand.remote.path, move |_| of.sync()).await;
             if let Err(error) = outcome {
                 return error.into();
             }

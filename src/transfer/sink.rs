@@ -11,10 +11,10 @@ use crate::model::FlightKey;
 use crate::store::{BlobHold, Partial, Reservation};
 
 /// A partial in use by several tasks. Who counts the tokens knows when nobody uses it any more; so the partial is let go
-/// first (fields drop in order).
+/// first (fields drop in order), and cannot be had without its token: a closure takes along the fields that it names only.
 #[derive(Clone, Debug)]
 pub(super) struct Use {
-    pub(super) partial: Arc<Partial>,
+    partial: Arc<Partial>,
     _token: TaskTrackerToken,
 }
 
@@ -58,6 +58,14 @@ pub(super) enum Sink {
 impl Use {
     pub(super) fn new(partial: Arc<Partial>, token: TaskTrackerToken) -> Self {
         Self { partial, _token: token }
+    }
+}
+
+impl std::ops::Deref for Use {
+    type Target = Partial;
+
+    fn deref(&self) -> &Partial {
+        &self.partial
     }
 }
 

@@ -130,7 +130,7 @@ impl Stream {
             let write = tokio::spawn(async move {
                 let work = move || {
                     sink.crcs.update(group, &buffer[..length]);
-                    sink.of.partial.write_group(group, &buffer[..length])
+                    sink.of.write_group(group, &buffer[..length])
                 };
                 gear.write.run(work).await
             });
@@ -341,7 +341,7 @@ impl Writes {
         let groups = first..first + cvs.len() as u64;
         self.first = groups.end;
         let sink = Arc::clone(&self.sink);
-        match stream.gear.write.run(move || sink.of.partial.received(first, &cvs)).await {
+        match stream.gear.write.run(move || sink.of.received(first, &cvs)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(TransferError::store(&stream.file.remote.path, error)),
             Err(panicked) => return Err(disk_defect(&panicked)),

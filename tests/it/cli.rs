@@ -74,6 +74,20 @@ fn a_directory_goes_to_a_directory() {
 }
 
 #[test]
+fn files_of_equal_content_are_files_of_their_own() {
+    use std::os::unix::fs::MetadataExt;
+    let directory = tempfile::tempdir().unwrap();
+    let mut files = model(14, 1, MIB);
+    files.insert("copy.json".to_owned(), files["config.json"].clone());
+    let reference = source(directory.path(), &files);
+    let to = directory.path().join("to");
+    assert_eq!(code(&run(&["fetch", &reference, "--to", text(&to)])), 0);
+    assert_eq!(read(&to), files);
+    let inode = |name: &str| std::fs::metadata(to.join(name)).unwrap().ino();
+    assert_ne!(inode("copy.json"), inode("config.json"));
+}
+
+#[test]
 fn a_store_of_ones_own_stays() {
     let directory = tempfile::tempdir().unwrap();
     let files = model(2, 2, 9 * MIB);

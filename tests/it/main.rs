@@ -5,5 +5,6 @@ mod architecture;
 mod cli;
 mod conformance;
 mod golden;
+mod hub;
 mod support;
 mod transfer;

@@ -1,0 +1,236 @@
+//! Hugging Face hubs. A branch becomes a commit at once, the commit's tree tells sizes and digests (the SHA-256 of large files,
+//! the git blob name of small ones), and the bytes come from wherever the hub sends us.
+//!
+//! Large files are redirected to a signed URL on another host. It is a credential that expires: it is asked for once a file,
+//! shared by all its parts, kept in memory only, never printed, and renewed once when it is refused. The token goes to the hub
+//! alone. Following redirects inside the HTTP client was turned down: it would ask the hub again for every part, and hide which
+//! of the two hosts refused.
+
+mod api;
+mod location;
+mod token;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
+use reqwest::{Response, StatusCode, Url};
+
+use self::api::Api;
+use self::location::{Location, leads_elsewhere};
+use super::Config;
+use super::client::{Clients, safe};
+use super::range::{Asked, IDENTITY, body_of, range_header, refusal, transport};
+use super::selected::{Listed, choose};
+use crate::digest::{Algorithm, Declared};
+use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError, Validator};
+use crate::model::{OriginId, Reference, Revision};
+
+/// Hops from the hub to the bytes.
+const HOPS: usize = 5;
+
+/// How often a part may find that the URL which others have got has expired.
+const RENEWALS: usize = 4;
+
+/// The public hub.
+const PUBLIC: &str = "https://huggingface.co";
+
+/// One repository of a hub.
+pub(super) struct HubOrigin {
+    api: Api,
+    stall: Duration,
+    files_max: usize,
+    /// The commit at which planning found each file: by path and validator.
+    commits: Mutex<HashMap<(String, String), String>>,
+    /// Where the bytes of a file are: by path and commit.
+    locations: Mutex<HashMap<(String, String), Slot>>,
+}
+
+/// Where a file is; locked while the hub is being asked.
+type Slot = Arc<tokio::sync::Mutex<Option<Location>>>;
+
+/// The hub in force: `HF_ENDPOINT`, else the public one.
+pub(super) fn endpoint_in_force() -> String {
+    let set = std::env::var("HF_ENDPOINT").ok().filter(|value| !value.is_empty());
+    set.map_or_else(|| PUBLIC.to_owned(), |url| url.trim_end_matches('/').to_owned())
+}
+
+impl std::fmt::Debug for HubOrigin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Neither the token nor a signed URL may get into a log.
+        f.debug_struct("HubOrigin").field("repository", &self.api.repository).finish_non_exhaustive()
+    }
+}
+
+// === impl HubOrigin ===
+
+impl HubOrigin {
+    pub(super) fn new(reference: &Reference, clients: &Clients, config: &Config) -> Result<Self, SourceError> {
+        let endpoint = endpoint_in_force();
+        let parsed = Url::parse(&endpoint).ok().filter(|url| {
+            matches!(url.scheme(), "http" | "https") && url.host_str().is_some() && url.query().is_none()
+        });
+        let Some(endpoint) = parsed else {
+            let detail = format!("HF_ENDPOINT `{endpoint}` is not http:// or https:// with a host");
+            return Err(SourceError::Invalid { detail });
+        };
+        let repository = format!("{}/{}", reference.authority, reference.place);
+        let stall = config.stall_timeout.0;
+        Ok(Self {
+            api: Api { client: clients.direct.clone(), endpoint, repository, token: token::find()?, stall },
+            stall,
+            files_max: config.files_max,
+            commits: Mutex::default(),
+            locations: Mutex::default(),
+        })
+    }
+
+    fn what(&self, path: &str) -> String {
+        format!("hf://{}/{path}", self.api.repository)
+    }
+
+    /// The shared place for the location of a file: whoever holds its lock asks the hub, the others wait for the answer.
+    fn slot(&self, path: &str, commit: &str) -> Slot {
+        let mut locations = self.locations.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(locations.entry((path.to_owned(), commit.to_owned())).or_default())
+    }
+
+    /// Asks the hub for a range: its bytes, or where they are.
+    async fn ask_hub(&self, path: &str, commit: &str, range: &Range<u64>) -> Result<Answer, SourceError> {
+        let what = self.what(path);
+        let mut url = self.api.file_url(path, commit)?;
+        for _ in 0..HOPS {
+            let request = self.api.client.get(url.clone()).header(IDENTITY.0, IDENTITY.1);
+            let request = self.api.authorised(request, &url).header("range", range_header(range));
+            let answer = request.send().await.map_err(|error| transport(&error, &what, self.stall))?;
+            if !answer.status().is_redirection() {
+                return if answer.status().is_success() {
+                    Ok(Answer::Bytes(answer))
+                } else {
+                    Err(self.api.explain(answer, &what).await)
+                };
+            }
+            let target = answer.headers().get(reqwest::header::LOCATION).and_then(|value| value.to_str().ok());
+            let next = target.and_then(|target| url.join(target).ok()).ok_or_else(|| SourceError::Protocol {
+                what: what.clone(),
+                detail: "redirects without saying where".to_owned(),
+            })?;
+            if leads_elsewhere(&self.api.endpoint, &next) {
+                location::check(&self.api.endpoint, &next, &what)?;
+                return Ok(Answer::Elsewhere(Location::new(next)));
+            }
+            url = next;
+        }
+        Err(SourceError::Protocol { what, detail: format!("redirects more than {HOPS} times") })
+    }
+
+    /// Asks the place that the hub has named. `None`: refused, as an expired signature is.
+    async fn ask_there(&self, location: &Location, asked: &Asked) -> Result<Option<Response>, SourceError> {
+        let request = self.api.client.get(location.url.clone()).header(IDENTITY.0, IDENTITY.1);
+        let request = request.header("range", range_header(&asked.range));
+        let answer = request.send().await.map_err(|error| transport(&error, &asked.what, self.stall))?;
+        match answer.status() {
+            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED | StatusCode::GONE => {
+                tracing::debug!(file = asked.what, host = %safe(&location.url), status = %answer.status(), "refused");
+                Ok(None)
+            }
+            status if status.is_redirection() => Err(SourceError::Protocol {
+                what: asked.what.clone(),
+                detail: format!("{} redirects once more ({status})", location.host()),
+            }),
+            _ => Ok(Some(answer)),
+        }
+    }
+
+    /// The bytes of a range, from the place that is known or a new one.
+    async fn fetch(&self, path: &str, commit: &str, asked: &Asked) -> Result<Response, SourceError> {
+        let slot = self.slot(path, commit);
+        for _ in 0..RENEWALS {
+            let (location, own) = {
+                let mut known = slot.lock().await;
+                match known.clone().filter(Location::is_fresh) {
+                    Some(location) => (location, false),
+                    None => match self.ask_hub(path, commit, &asked.range).await? {
+                        Answer::Bytes(answer) => return Ok(answer),
+                        Answer::Elsewhere(location) => (known.insert(location).clone(), true),
+                    },
+                }
+            };
+            if let Some(answer) = self.ask_there(&location, asked).await? {
+                return Ok(answer);
+            }
+            // Somebody else may have renewed it already.
+            let mut known = slot.lock().await;
+            if known.as_ref().is_some_and(|known| known.url == location.url) {
+                *known = None;
+            }
+            // One that has just been given has not expired: this is a refusal, and asking on would be a stampede.
+            if own {
+                break;
+            }
+        }
+        let detail = format!("its storage refuses a URL that {} has just given", safe(&self.api.endpoint));
+        Err(SourceError::Denied { what: asked.what.clone(), detail })
+    }
+}
+
+/// What the hub answers to a range.
+enum Answer {
+    Bytes(Response),
+    Elsewhere(Location),
+}
+
+#[async_trait]
+impl RangeSource for HubOrigin {
+    async fn open(&self, file: &RemoteFile, range: Range<u64>) -> Result<RangeBody, SourceError> {
+        if range.is_empty() {
+            return Ok(RangeBody { start: range.start, ignores_ranges: false, stream: stream::empty().boxed() });
+        }
+        let key = (file.locator.clone(), file.validator.as_key());
+        let commit = self.commits.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let what = self.what(&file.locator);
+        let commit = commit.ok_or_else(|| SourceError::Changed { what: what.clone() })?;
+        let asked = Asked { what, range, size: file.size, validator: Validator::None, stall: self.stall };
+        let answer = self.fetch(&file.locator, &commit, &asked).await?;
+        if answer.status().is_success() {
+            body_of(answer, asked).await
+        } else {
+            Err(refusal(answer, &asked.what, self.stall).await)
+        }
+    }
+}
+
+#[async_trait]
+impl Origin for HubOrigin {
+    async fn resolve(&self, reference: &Reference) -> Result<Resolution, SourceError> {
+        let what = reference.base();
+        let commit = match reference.pinned() {
+            Some(Revision::Commit(commit)) => commit,
+            _ => self.api.commit(reference.revision.as_deref().unwrap_or("main")).await?,
+        };
+        let entries = self.api.tree(&commit, self.files_max).await?;
+        let mut declared = HashMap::new();
+        let mut listed = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let (validator, digest) = match entry.sha256 {
+                Some(hex) => (format!("lfs:{hex}"), Declared { algorithm: Algorithm::Sha256, hex }),
+                None => (format!("git:{}", entry.git), Declared { algorithm: Algorithm::GitSha1, hex: entry.git }),
+            };
+            let locator = entry.path.to_string();
+            let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+            let validator = Validator::Strong(validator);
+            commits.insert((locator.clone(), validator.as_key()), commit.clone());
+            declared.insert(locator.clone(), digest);
+            listed.push(Listed { path: entry.path, size: entry.size, locator, validator });
+        }
+        let mut files = choose(&what, listed, &reference.selection)?;
+        for file in &mut files {
+            file.declared.extend(declared.remove(&file.locator));
+        }
+        let origin = OriginId::of(reference, Some(&endpoint_in_force()));
+        Ok(Resolution { origin, revision: Some(Revision::Commit(commit)), files, manifest: None })
+    }
+}

@@ -1,0 +1,48 @@
+//! The hub's token: from `HF_TOKEN`, else from the file that the hub's own tools keep it in. It has no `Debug` text and no way
+//! out but into a header.
+
+use std::path::PathBuf;
+
+use reqwest::header::HeaderValue;
+
+use crate::model::source::SourceError;
+
+/// `Authorization` for the hub.
+#[derive(Clone)]
+pub(super) struct Token(HeaderValue);
+
+// === impl Token ===
+
+impl Token {
+    fn new(text: &str, source: &str) -> Result<Self, SourceError> {
+        let invalid =
+            || SourceError::Invalid { detail: format!("{source} is no token: one line of printable characters") };
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", text.trim())).map_err(|_| invalid())?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+
+    pub(super) fn header(&self) -> HeaderValue {
+        self.0.clone()
+    }
+}
+
+/// The token in force, if there is one.
+pub(super) fn find() -> Result<Option<Token>, SourceError> {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+    if let Some(text) = set("HF_TOKEN") {
+        return Token::new(&text, "HF_TOKEN").map(Some);
+    }
+    let file = set("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| {
+        let home = set("HF_HOME").map(PathBuf::from);
+        let home = home.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache/huggingface")));
+        Some(home?.join("token"))
+    });
+    let Some(file) = file else { return Ok(None) };
+    match std::fs::read_to_string(&file) {
+        Ok(text) if text.trim().is_empty() => Ok(None),
+        Ok(text) => Token::new(&text, &file.display().to_string()).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(SourceError::Invalid { detail: format!("read the hub's token {}: {error}", file.display()) }),
+    }
+}
