@@ -53,9 +53,11 @@ pub(super) struct ServeArgs {
     /// TOML configuration.
     #[arg(long, env = "PREHEAT_CONFIG", value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Serve only references below this URL prefix (repeatable). Without any: every origin but file:// over TCP.
+    /// Serve only references below this URL prefix (repeatable). After the prefix: `,allow_private` for addresses inside the
+    /// own network, `,credentials` to read with the daemon's own, `,scope=NAME` for whom. Without any: every public origin,
+    /// anonymously.
     #[arg(long, value_name = "URL_PREFIX")]
-    pub(super) allow_origin: Vec<String>,
+    pub(super) allow_origin: Vec<crate::origin::Listing>,
     /// File with the bearer token that TCP callers must send.
     #[arg(long, env = "PREHEAT_TOKEN_FILE", value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,

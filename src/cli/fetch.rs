@@ -25,7 +25,7 @@ use super::target;
 use crate::base::ErrorKind;
 use crate::base::lifecycle::CancellationToken;
 use crate::doors::client::{Client, ClientError};
-use crate::model::{Manifest, OriginId, Reference};
+use crate::model::{Manifest, OriginId, Reference, Rights};
 use crate::origin::Origins;
 use crate::prewarm::wire::{JobState, JobView, PrewarmRequest, Priority, Tier};
 use crate::transfer::Fetched;
@@ -259,7 +259,7 @@ async fn from_origin(
         .into());
     }
     let origins = Origins::new(crate::origin::Config::default())?;
-    let origin = origins.open(reference)?;
+    let origin = origins.open(reference, &Rights::Own)?;
     let origin_id = origins.identity(reference);
     if let Some(root) = &args.root {
         match Direct::open(root, meter, cancel).await {

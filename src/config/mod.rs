@@ -44,7 +44,7 @@ pub struct Flags {
     /// `--socket`
     pub socket: Option<PathBuf>,
     /// `--allow-origin`, added to the list
-    pub allow_origin: Vec<String>,
+    pub allow_origin: Vec<origin::Listing>,
     /// `--token-file`
     pub token_file: Option<PathBuf>,
 }

@@ -20,7 +20,7 @@ use super::{Caller, Node, blobs};
 use crate::base::ErrorKind;
 use crate::base::units::MIB;
 use crate::digest::Hash;
-use crate::model::{ModelId, Reference, Scheme, Tenant};
+use crate::model::{ModelId, Reference, Rights, Scheme, Tenant};
 use crate::prewarm::Submitted;
 use crate::prewarm::wire::{GcReport, GcRequest, JobState, ModelView, PinRequest, PrewarmRequest, Problem};
 use crate::store::{Model, Pin, StoreError};
@@ -131,7 +131,7 @@ async fn prewarm(
         request.reference.parse().map_err(|error| problem(ErrorKind::Invalid, format!("{error}")))?;
     may_read(&node, caller, &reference)?;
     let (origins, asked) = (node.origins.clone(), reference.clone());
-    let origin = origins.open(&asked).map_err(|error| problem(error.kind(), error.to_string()))?;
+    let origin = origins.open(&asked, &Rights::Own).map_err(|error| problem(error.kind(), error.to_string()))?;
     let identity = node.origins.identity(&reference);
     let submitted = node.jobs.submit(Tenant::default(), &reference, identity, origin, &request);
     let Submitted::Job(mut view) = submitted else {

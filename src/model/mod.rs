@@ -1,5 +1,6 @@
 //! Nouns: pure, serialisable, no I/O.
 
+mod credential;
 mod facts;
 mod key;
 mod manifest;
@@ -10,6 +11,7 @@ mod select;
 pub mod source;
 pub mod tensor;
 
+pub use credential::{Credential, Rights, Secret};
 pub use facts::{FileFacts, ModelRecord, OriginFacts};
 pub use key::{FlightKey, ModelId, Tenant, alias_name};
 pub use manifest::{DOCUMENT_LIMIT, Kind, Manifest, ManifestEntry, ManifestError, TensorDigest};

@@ -139,6 +139,16 @@ pub trait RangeSource: Send + Sync + std::fmt::Debug {
 pub trait Origin: RangeSource {
     /// Lists, selects, pins. Moves no body bytes except small index files.
     async fn resolve(&self, reference: &Reference) -> Result<Resolution, SourceError>;
+
+    /// Proves that the bytes of what was resolved may be read, where resolving has not proved it: a hub tells everybody what a
+    /// gated model has, and gives its bytes to few.
+    ///
+    /// # Errors
+    /// `Denied` if they may not be.
+    async fn prove(&self, resolution: &Resolution) -> Result<(), SourceError> {
+        let _ = resolution;
+        Ok(())
+    }
 }
 
 // === impl Validator ===

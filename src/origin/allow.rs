@@ -3,6 +3,7 @@
 
 use url::Url;
 
+use super::config::Listing;
 use crate::model::source::SourceError;
 use crate::model::{Reference, Scheme};
 
@@ -10,7 +11,7 @@ use crate::model::{Reference, Scheme};
 /// with nothing on it allows everything.
 #[derive(Debug)]
 pub(super) struct AllowList {
-    prefixes: Vec<Prefix>,
+    prefixes: Vec<(Prefix, Listing)>,
 }
 
 #[derive(Debug)]
@@ -24,9 +25,9 @@ struct Prefix {
 // === impl AllowList ===
 
 impl AllowList {
-    pub(super) fn new(prefixes: &[String]) -> Result<Self, SourceError> {
-        let prefixes = prefixes.iter().map(|text| Prefix::parse(text)).collect::<Result<_, _>>()?;
-        Ok(Self { prefixes })
+    pub(super) fn new(listings: &[Listing]) -> Result<Self, SourceError> {
+        let parse = |listing: &Listing| Ok((Prefix::parse(&listing.prefix)?, listing.clone()));
+        Ok(Self { prefixes: listings.iter().map(parse).collect::<Result<_, SourceError>>()? })
     }
 
     pub(super) fn check_reference(&self, reference: &Reference) -> Result<(), SourceError> {
@@ -37,7 +38,12 @@ impl AllowList {
     }
 
     pub(super) fn lists(&self, reference: &Reference) -> bool {
-        self.covers(reference.scheme, &reference.authority, &reference.place)
+        self.listing(reference).is_some()
+    }
+
+    /// What the list says of a reference: the longest prefix that covers it.
+    pub(super) fn listing(&self, reference: &Reference) -> Option<&Listing> {
+        self.find(reference.scheme, &reference.authority, &reference.place)
     }
 
     /// Whether a redirect may lead to `url`.
@@ -50,21 +56,19 @@ impl AllowList {
         let host = url.host_str().unwrap_or_default();
         let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let place = percent_encoding::percent_decode_str(url.path().trim_matches('/')).decode_utf8_lossy();
-        self.is_open(scheme) || self.covers(scheme, &authority, &place)
+        self.is_open(scheme) || self.find(scheme, &authority, &place).is_some()
     }
 
     fn is_open(&self, scheme: Scheme) -> bool {
         let local = scheme == Scheme::File;
-        !self.prefixes.iter().any(|prefix| (prefix.scheme == Scheme::File) == local)
+        !self.prefixes.iter().any(|(prefix, _)| (prefix.scheme == Scheme::File) == local)
     }
 
-    fn covers(&self, scheme: Scheme, authority: &str, place: &str) -> bool {
-        self.prefixes.iter().any(|prefix| {
-            let mut place = place.split('/');
-            prefix.scheme == scheme
-                && (prefix.authority.is_empty() || prefix.authority == authority)
-                && prefix.segments.iter().all(|segment| place.next() == Some(segment))
-        })
+    fn find(&self, scheme: Scheme, authority: &str, place: &str) -> Option<&Listing> {
+        let covering = self.prefixes.iter().filter(|(prefix, _)| prefix.covers(scheme, authority, place));
+        covering
+            .max_by_key(|(prefix, _)| (prefix.segments.len(), !prefix.authority.is_empty()))
+            .map(|(_, listing)| listing)
     }
 }
 
@@ -78,6 +82,13 @@ pub(super) fn refused(url: &str) -> SourceError {
 // === impl Prefix ===
 
 impl Prefix {
+    fn covers(&self, scheme: Scheme, authority: &str, place: &str) -> bool {
+        let mut place = place.split('/');
+        self.scheme == scheme
+            && (self.authority.is_empty() || self.authority == authority)
+            && self.segments.iter().all(|segment| place.next() == Some(segment))
+    }
+
     fn parse(text: &str) -> Result<Self, SourceError> {
         let invalid = |detail: &str| SourceError::Invalid {
             detail: format!(
@@ -110,11 +121,23 @@ impl Prefix {
 mod tests {
     use super::*;
 
+    fn list(prefixes: &[&str]) -> Result<AllowList, SourceError> {
+        AllowList::new(&prefixes.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_longest_prefix_speaks() {
+        let list = list(&["s3://bucket,credentials", "s3://bucket/open", "s3://"]).unwrap();
+        let says = |text: &str| list.listing(&text.parse().unwrap()).map(|listing| listing.credentials);
+        assert_eq!(says("s3://bucket/a/b"), Some(true));
+        assert_eq!(says("s3://bucket/open/b"), Some(false));
+        assert_eq!(says("s3://other/b"), Some(false));
+        assert_eq!(says("https://host/b"), None);
+    }
+
     #[test]
     fn prefixes_end_at_segments_and_hosts() {
-        let list: Vec<String> =
-            ["https://good.example/models", "s3://bucket/a", "file:///srv/models"].map(str::to_owned).to_vec();
-        let list = AllowList::new(&list).unwrap();
+        let list = list(&["https://good.example/models", "s3://bucket/a", "file:///srv/models"]).unwrap();
         for (text, allowed) in [
             ("https://good.example/models", true),
             ("https://good.example/models/x", true),
@@ -138,14 +161,14 @@ mod tests {
 
     #[test]
     fn whole_schemes_and_no_list_allow_all() {
-        let files = AllowList::new(&["file:///".to_owned()]).unwrap();
+        let files = list(&["file:///"]).unwrap();
         assert!(files.check_reference(&"file:///any/where".parse().unwrap()).is_ok());
         assert!(files.check_reference(&"https://host/x".parse().unwrap()).is_ok());
-        let network = AllowList::new(&["https://".to_owned()]).unwrap();
+        let network = list(&["https://"]).unwrap();
         assert!(network.check_reference(&"https://host/x".parse().unwrap()).is_ok());
         assert!(network.check_reference(&"s3://bucket/x".parse().unwrap()).is_err());
         assert!(network.check_reference(&"file:///any/where".parse().unwrap()).is_ok());
-        assert!(AllowList::new(&[]).unwrap().check_reference(&"https://host/x".parse().unwrap()).is_ok());
-        assert!(AllowList::new(&["models".to_owned()]).is_err());
+        assert!(list(&[]).unwrap().check_reference(&"https://host/x".parse().unwrap()).is_ok());
+        assert!(list(&["models"]).is_err());
     }
 }

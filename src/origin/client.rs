@@ -8,6 +8,7 @@ use reqwest::{Certificate, Client, ClientBuilder};
 
 use super::Config;
 use super::allow::AllowList;
+use super::config::Listing;
 use crate::model::source::SourceError;
 
 /// Hops that a redirect may take.
@@ -21,6 +22,12 @@ const IDLE: usize = 64;
 pub(super) struct Clients {
     pub(super) redirecting: Client,
     pub(super) direct: Client,
+}
+
+/// The way out to one origin: what it may be reached by, and what of that is checked.
+#[derive(Clone, Debug)]
+pub(super) struct Egress {
+    client: Client,
 }
 
 /// Makes ring the process's TLS provider. Done first thing; again changes nothing.
@@ -45,6 +52,22 @@ impl Clients {
             attempt.follow()
         });
         Ok(Self { redirecting: build(config, policy)?, direct: build(config, Policy::none())? })
+    }
+}
+
+impl Clients {
+    /// The way out to an origin of which the list says `listing`.
+    pub(super) fn egress(&self, _listing: Option<&Listing>) -> Egress {
+        Egress { client: self.direct.clone() }
+    }
+}
+
+// === impl Egress ===
+
+impl Egress {
+    /// A client that follows no redirect.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 }
 

@@ -18,13 +18,13 @@ mod selected;
 use std::sync::Arc;
 
 pub use client::install_tls_provider;
-pub use config::Config;
+pub use config::{Config, Listing, ListingError};
 pub use file::list_directory;
 
 use self::allow::AllowList;
 use self::client::Clients;
 use crate::model::source::{Origin, SourceError};
-use crate::model::{OriginId, Reference, Scheme};
+use crate::model::{OriginId, Reference, Rights, Scheme};
 
 /// The origins that this process may read from. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -47,19 +47,20 @@ impl Origins {
         Ok(Self { config: Arc::new(config), allow, clients })
     }
 
-    /// The origin of a reference.
+    /// The origin of a reference, asked with these rights.
     ///
     /// # Errors
     /// `Denied` outside the allow-list; `Invalid` for settings that cannot work.
-    pub fn open(&self, reference: &Reference) -> Result<Arc<dyn Origin>, SourceError> {
+    pub fn open(&self, reference: &Reference, rights: &Rights) -> Result<Arc<dyn Origin>, SourceError> {
         self.allow.check_reference(reference)?;
         crate::model::check_globs(&reference.selection)
             .map_err(|error| SourceError::Invalid { detail: error.to_string() })?;
+        let egress = self.clients.egress(self.listing(reference));
         Ok(match reference.scheme {
             Scheme::File => Arc::new(file::FileOrigin::new(self.config.files_max)),
-            Scheme::Http | Scheme::Https => Arc::new(http::HttpOrigin::new(self.clients.clone())),
-            Scheme::Hf => Arc::new(hub::HubOrigin::new(reference, &self.clients, &self.config)?),
-            Scheme::S3 => Arc::new(object::ObjectOrigin::new(reference, self.clients.clone(), &self.config)?),
+            Scheme::Http | Scheme::Https => Arc::new(http::HttpOrigin::new(self.clients.clone(), rights)?),
+            Scheme::Hf => Arc::new(hub::HubOrigin::new(reference, egress, rights, &self.config)?),
+            Scheme::S3 => Arc::new(object::ObjectOrigin::new(reference, egress, rights, &self.config)?),
         })
     }
 
@@ -72,6 +73,12 @@ impl Origins {
             Scheme::File | Scheme::Http | Scheme::Https => None,
         };
         OriginId::of(reference, endpoint.as_deref())
+    }
+
+    /// What the allow-list says of a reference.
+    #[must_use]
+    pub fn listing(&self, reference: &Reference) -> Option<&Listing> {
+        self.allow.listing(reference)
     }
 
     /// Whether the allow-list names this reference explicitly.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use preheat::model::source::Origin;
-use preheat::model::{OriginId, Reference};
+use preheat::model::{OriginId, Reference, Rights};
 use preheat::origin::conformance::{Expected, absent, reading, replaced, resolve};
 use preheat::origin::{Config, Origins};
 
@@ -35,7 +35,7 @@ fn open(reference: &str) -> (Reference, Arc<dyn Origin>, OriginId) {
     preheat::origin::install_tls_provider();
     let origins = Origins::new(Config::default()).unwrap();
     let reference: Reference = reference.parse().unwrap();
-    let origin = origins.open(&reference).unwrap();
+    let origin = origins.open(&reference, &Rights::Own).unwrap();
     let identity = origins.identity(&reference);
     (reference, origin, identity)
 }

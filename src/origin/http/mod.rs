@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
+use reqwest::header::HeaderValue;
 use reqwest::{Method, Response, StatusCode};
 
 use super::client::{Clients, safe};
@@ -15,7 +16,7 @@ use super::range::{self, Asked, IDENTITY, body_of, if_match, range_header, refus
 use super::selected::{Listed, choose, of_manifest, resolution};
 use crate::digest::{Algorithm, Declared};
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError, Validator};
-use crate::model::{DOCUMENT_LIMIT, FilePath, Manifest, OriginId, Reference, Selection};
+use crate::model::{Credential, DOCUMENT_LIMIT, FilePath, Manifest, OriginId, Reference, Rights, Selection};
 
 /// Waiting for headers is bounded as waiting for bytes is.
 const STALL: Duration = Duration::from_secs(20);
@@ -27,6 +28,8 @@ const SINGLE: [&str; 8] = ["safetensors", "gguf", "bin", "pt", "pth", "json", "t
 #[derive(Debug)]
 pub(super) struct HttpOrigin {
     clients: Clients,
+    /// `Authorization`, for the server that the reference names and no other.
+    authorization: Option<HeaderValue>,
 }
 
 /// What a HEAD tells of a file.
@@ -40,13 +43,32 @@ struct Head {
 // === impl HttpOrigin ===
 
 impl HttpOrigin {
-    pub(super) fn new(clients: Clients) -> Self {
-        Self { clients }
+    pub(super) fn new(clients: Clients, rights: &Rights) -> Result<Self, SourceError> {
+        let authorization = match rights {
+            // A web server is nobody's account: the process has nothing of its own to show.
+            Rights::Anonymous | Rights::Own => None,
+            Rights::Caller(Credential::Bearer(secret)) => {
+                let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.reveal())).map_err(|_| {
+                    SourceError::Invalid { detail: "the bearer credential is not printable".to_owned() }
+                })?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+            Rights::Caller(other) => {
+                let detail = format!("a web server takes a bearer credential, not {}", other.kind());
+                return Err(SourceError::Invalid { detail });
+            }
+        };
+        Ok(Self { clients, authorization })
     }
 
     async fn send(&self, method: Method, url: &str, headers: &[(&str, &str)]) -> Result<Response, SourceError> {
         let what = safe_text(url);
         let mut request = self.clients.redirecting.request(method, url).header(IDENTITY.0, IDENTITY.1);
+        // The HTTP client drops it when it is sent to another host.
+        if let Some(authorization) = &self.authorization {
+            request = request.header(reqwest::header::AUTHORIZATION, authorization.clone());
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -22,12 +22,12 @@ use reqwest::{Response, StatusCode, Url};
 use self::api::Api;
 use self::location::{Location, leads_elsewhere};
 use super::Config;
-use super::client::{Clients, safe};
+use super::client::{Egress, safe};
 use super::range::{Asked, IDENTITY, body_of, range_header, refusal, transport};
 use super::selected::{Listed, choose};
 use crate::digest::{Algorithm, Declared};
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError, Validator};
-use crate::model::{OriginId, Reference, Revision};
+use crate::model::{Credential, OriginId, Reference, Revision, Rights};
 
 /// Hops from the hub to the bytes.
 const HOPS: usize = 5;
@@ -68,7 +68,12 @@ impl std::fmt::Debug for HubOrigin {
 // === impl HubOrigin ===
 
 impl HubOrigin {
-    pub(super) fn new(reference: &Reference, clients: &Clients, config: &Config) -> Result<Self, SourceError> {
+    pub(super) fn new(
+        reference: &Reference,
+        egress: Egress,
+        rights: &Rights,
+        config: &Config,
+    ) -> Result<Self, SourceError> {
         let endpoint = endpoint_in_force();
         let parsed = Url::parse(&endpoint).ok().filter(|url| {
             matches!(url.scheme(), "http" | "https") && url.host_str().is_some() && url.query().is_none()
@@ -79,8 +84,17 @@ impl HubOrigin {
         };
         let repository = format!("{}/{}", reference.authority, reference.place);
         let stall = config.stall_timeout.0;
+        let token = match rights {
+            Rights::Anonymous => None,
+            Rights::Own => token::find()?,
+            Rights::Caller(Credential::Bearer(secret)) => Some(token::Token::new(secret.reveal(), "the credential")?),
+            Rights::Caller(other) => {
+                let detail = format!("{}: a hub takes a bearer credential, not {}", reference.base(), other.kind());
+                return Err(SourceError::Invalid { detail });
+            }
+        };
         Ok(Self {
-            api: Api { client: clients.direct.clone(), endpoint, repository, token: token::find()?, stall },
+            api: Api { client: egress.client().clone(), endpoint, repository, token, stall },
             stall,
             files_max: config.files_max,
             commits: Mutex::default(),

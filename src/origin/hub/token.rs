@@ -14,7 +14,7 @@ pub(super) struct Token(HeaderValue);
 // === impl Token ===
 
 impl Token {
-    fn new(text: &str, source: &str) -> Result<Self, SourceError> {
+    pub(super) fn new(text: &str, source: &str) -> Result<Self, SourceError> {
         let invalid =
             || SourceError::Invalid { detail: format!("{source} is no token: one line of printable characters") };
         let mut value = HeaderValue::from_str(&format!("Bearer {}", text.trim())).map_err(|_| invalid())?;

@@ -16,12 +16,12 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use reqwest::{Method, Response, StatusCode};
 
 use super::Config;
-use super::client::Clients;
+use super::client::Egress;
 use super::range::{Asked, IDENTITY, body_of, if_match, range_header, refusal, transport, validator_of};
 use super::selected::{Listed, choose, resolution};
 use crate::digest::Declared;
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError, Validator};
-use crate::model::{FilePath, OriginId, Reference};
+use crate::model::{Credential, FilePath, OriginId, Reference, Rights, Secret};
 
 /// What stays readable in a path segment: S3's own signatures are over exactly this encoding.
 pub(super) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -32,7 +32,7 @@ const AT_ONCE: usize = 16;
 /// One bucket.
 pub(super) struct ObjectOrigin {
     store: AmazonS3,
-    clients: Clients,
+    egress: Egress,
     bucket_url: String,
     region: String,
     /// `None`: requests are not signed.
@@ -55,7 +55,12 @@ pub(super) fn endpoint_in_force() -> Option<String> {
 // === impl ObjectOrigin ===
 
 impl ObjectOrigin {
-    pub(super) fn new(reference: &Reference, clients: Clients, config: &Config) -> Result<Self, SourceError> {
+    pub(super) fn new(
+        reference: &Reference,
+        egress: Egress,
+        rights: &Rights,
+        config: &Config,
+    ) -> Result<Self, SourceError> {
         let invalid =
             |detail: String| SourceError::Invalid { detail: format!("s3://{}: {detail}", reference.authority) };
         let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.is_empty());
@@ -87,13 +92,26 @@ impl ObjectOrigin {
         let asked_not_to = builder
             .get_config_value(&AmazonS3ConfigKey::SkipSignature)
             .is_some_and(|value| matches!(value.as_str(), "true" | "1"));
-        let signed = has_credential && !asked_not_to;
+        let signed = match rights {
+            Rights::Anonymous => false,
+            Rights::Own => has_credential && !asked_not_to,
+            Rights::Caller(Credential::Aws { access_key_id, secret_access_key, session_token }) => {
+                builder = builder
+                    .with_access_key_id(access_key_id.reveal())
+                    .with_secret_access_key(secret_access_key.reveal())
+                    .with_token(session_token.as_ref().map_or("", Secret::reveal));
+                true
+            }
+            Rights::Caller(other) => {
+                return Err(invalid(format!("takes a credential of kind aws, not {}", other.kind())));
+            }
+        };
         builder = builder
             .with_skip_signature(!signed)
             .with_unsigned_payload(true)
             // Retries are decided in one place, above all origins.
             .with_retry(object_store::RetryConfig { max_retries: 0, ..object_store::RetryConfig::default() })
-            .with_http_connector(OurConnector(clients.direct.clone()));
+            .with_http_connector(OurConnector(egress.client().clone()));
         let region = builder.get_config_value(&AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".to_owned());
         let virtual_hosted = builder
             .get_config_value(&AmazonS3ConfigKey::VirtualHostedStyleRequest)
@@ -101,7 +119,7 @@ impl ObjectOrigin {
         let bucket_url = bucket_url(endpoint.as_deref(), &region, &reference.authority, virtual_hosted);
         let store = builder.build().map_err(|error| invalid(error.to_string()))?;
         let (stall, files_max) = (config.stall_timeout.0, config.files_max);
-        Ok(Self { store, clients, bucket_url, region, signed, stall, files_max })
+        Ok(Self { store, egress, bucket_url, region, signed, stall, files_max })
     }
 
     fn url(&self, key: &str) -> String {
@@ -135,8 +153,8 @@ impl ObjectOrigin {
                 .map_err(|error| invalid(format!("cannot be signed: {error}")))?;
         }
         let (parts, _) = request.into_parts();
-        self.clients
-            .direct
+        self.egress
+            .client()
             .request(method, parts.uri.to_string())
             .headers(parts.headers)
             .header(IDENTITY.0, IDENTITY.1)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use preheat::base::BootId;
 use preheat::base::lifecycle::CancellationToken;
 use preheat::base::units::{ByteSize, Span};
-use preheat::model::{Reference, Tenant};
+use preheat::model::{Reference, Rights, Tenant};
 use preheat::origin::{self, Origins};
 use preheat::store::{Holder, Options, Store};
 use preheat::telemetry::metrics::Metrics;
@@ -60,7 +60,7 @@ impl Node {
         let reference: Reference = reference.parse().unwrap();
         Request {
             tenant: Tenant::default(),
-            origin: self.origins.open(&reference).unwrap(),
+            origin: self.origins.open(&reference, &Rights::Own).unwrap(),
             origin_id: self.origins.identity(&reference),
             reference,
             priority: Priority::Demand,
