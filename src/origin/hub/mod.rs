@@ -70,7 +70,7 @@ impl std::fmt::Debug for HubOrigin {
 impl HubOrigin {
     pub(super) fn new(
         reference: &Reference,
-        egress: Egress,
+        egress: &Egress,
         rights: &Rights,
         config: &Config,
     ) -> Result<Self, SourceError> {
