@@ -92,6 +92,8 @@ impl Direct {
             reference,
             origin,
             origin_id,
+            resolved: None,
+            asked_by: None,
             priority: Priority::Demand,
             progress: Arc::clone(&progress),
             cancel: cancel.clone(),

@@ -57,6 +57,9 @@ pub struct ModelRecord {
     pub files: u64,
     /// When it was first published, seconds since the epoch.
     pub published_at: u64,
+    /// The scope whose quota its bytes count against, where that is not `tenant`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<Tenant>,
     /// Where from and how checked.
     pub facts: OriginFacts,
 }

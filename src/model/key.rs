@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{FilePath, OriginId, Reference, Revision, Selection};
 use crate::digest::Hash;
 
-/// Whose content it is. One tenant exists until access control arrives; the level is in every path and key already.
+/// Whose content it is: a *scope*. `default` is public content, which everybody may read; `node` is what the daemon reads with
+/// its own credentials for everybody who may ask it; any other is a tenant's own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Tenant(String);
@@ -44,6 +45,30 @@ impl Default for Tenant {
 }
 
 impl Tenant {
+    /// The scope of what the daemon reads with its own credentials for everybody who may ask it.
+    #[must_use]
+    pub fn node() -> Self {
+        Self("node".to_owned())
+    }
+
+    /// The scope of a user of this machine.
+    #[must_use]
+    pub fn of_uid(uid: u32) -> Self {
+        Self(format!("uid-{uid}"))
+    }
+
+    /// The user whose scope it is, if it is one's.
+    #[must_use]
+    pub fn uid(&self) -> Option<u32> {
+        self.0.strip_prefix("uid-")?.parse().ok()
+    }
+
+    /// Whether its trees are open to everybody on the machine.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        *self == Self::default() || *self == Self::node()
+    }
+
     /// The name, safe as one path segment.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -252,6 +252,8 @@ impl Inner {
                 reference: reference.clone(),
                 origin: Arc::clone(&origin),
                 origin_id: origin_id.clone(),
+                resolved: None,
+                asked_by: None,
                 priority: job.priority(),
                 progress: Arc::clone(&job.progress),
                 cancel: job.cancel.clone(),

@@ -59,6 +59,8 @@ pub(super) struct Index {
     pub(super) by_key: HashMap<FlightKey, Hash>,
     pub(super) by_sha256: HashMap<String, Hash>,
     pub(super) models: BTreeMap<ModelKey, ModelEntry>,
+    /// For each scope the blobs that its models name, and how many do: what may be found from there by digest.
+    named: HashMap<Tenant, HashMap<Hash, u32>>,
     /// Partials on disk that are not complete blobs: their charge, and whether a transfer has them open.
     pub(super) partials: HashMap<FlightKey, PartialEntry>,
     pub(super) account: Account,
@@ -124,17 +126,43 @@ impl Index {
     }
 
     pub(super) fn add_model(&mut self, key: ModelKey, entry: ModelEntry) {
-        if let Some(old) = self.models.get(&key) {
-            self.account.models -= model_cost(old.record.files);
-        }
         self.account.models += model_cost(entry.record.files);
-        self.models.insert(key, entry);
+        let named = self.named.entry(key.0.clone()).or_default();
+        for file in entry.manifest.files() {
+            *named.entry(file.blake3).or_default() += 1;
+        }
+        if let Some(old) = self.models.insert(key.clone(), entry) {
+            self.forget(&key.0, &old);
+        }
     }
 
     pub(super) fn remove_model(&mut self, key: &ModelKey) -> Option<ModelEntry> {
         let entry = self.models.remove(key)?;
-        self.account.models -= model_cost(entry.record.files);
+        self.forget(&key.0, &entry);
         Some(entry)
+    }
+
+    fn forget(&mut self, scope: &Tenant, entry: &ModelEntry) {
+        self.account.models -= model_cost(entry.record.files);
+        let Some(named) = self.named.get_mut(scope) else { return };
+        for file in entry.manifest.files() {
+            if let Some(count) = named.get_mut(&file.blake3) {
+                *count -= 1;
+                if *count == 0 {
+                    named.remove(&file.blake3);
+                }
+            }
+        }
+        if named.is_empty() {
+            self.named.remove(scope);
+        }
+    }
+
+    /// Whether a model of `scope`, or one that everybody may read, names the blob. Its digest alone opens nothing: who declares
+    /// the digest of another scope's file would be given that file.
+    pub(super) fn is_named_in(&self, scope: &Tenant, hash: &Hash) -> bool {
+        let names = |scope: &Tenant| self.named.get(scope).is_some_and(|named| named.contains_key(hash));
+        names(scope) || names(&Tenant::default())
     }
 
     pub(super) fn add_partial(&mut self, key: FlightKey, size: u64, open: bool) {

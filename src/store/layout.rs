@@ -39,17 +39,18 @@ struct FormatVersion {
 }
 
 /// Directories and who may look into them. Readers of trees need to pass through; nobody else needs the rest.
-const DIRECTORIES: [(&str, u32); 11] = [
-    ("blobs", 0o755),
-    ("outboards", 0o755),
+const DIRECTORIES: [(&str, u32); 12] = [
+    ("blobs", 0o700),
+    ("outboards", 0o700),
     ("partials", 0o700),
     ("received", 0o700),
-    ("manifests", 0o755),
-    ("models", 0o755),
-    ("pending", 0o755),
+    ("manifests", 0o700),
+    ("models", 0o700),
+    ("pending", 0o700),
     ("trees", 0o755),
     ("aliases", 0o755),
-    ("pins", 0o755),
+    ("pins", 0o700),
+    ("jobs", 0o700),
     ("quarantine", 0o700),
 ];
 
@@ -90,7 +91,10 @@ impl Layout {
         }
         for (name, mode) in DIRECTORIES.into_iter().chain([("tmp", 0o700)]) {
             let path = self.root.join(name);
-            make_directory(&path, mode).at("make directory", &path)?;
+            if !make_directory(&path, mode).at("make directory", &path)? {
+                // Knowing a digest opens nothing, in stores that were made with wider modes as well.
+                narrow(&path, mode).at("set permissions", &path)?;
+            }
         }
         crate::sys::durable::sync_directory(&self.root).at("sync store directory", &self.root)
     }
@@ -204,8 +208,12 @@ impl Layout {
         self.trees().join(tenant.as_str()).join(id.as_str())
     }
 
-    pub(super) fn aliases(&self, tenant: &Tenant) -> PathBuf {
-        self.root.join("aliases").join(tenant.as_str())
+    pub(super) fn all_aliases(&self) -> PathBuf {
+        self.root.join("aliases")
+    }
+
+    pub(super) fn jobs(&self) -> PathBuf {
+        self.root.join("jobs")
     }
 
     pub(super) fn pins(&self) -> PathBuf {
@@ -249,6 +257,13 @@ fn make_directory(path: &Path, mode: u32) -> io::Result<bool> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Takes away what a mode does not give.
+fn narrow(path: &Path, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let found = fs::metadata(path)?.permissions().mode() & 0o777;
+    if found & !mode == 0 { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(found & mode)) }
 }
 
 /// Names in a directory, each with its full path; an absent directory has none.

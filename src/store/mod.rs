@@ -22,6 +22,7 @@ mod publish;
 mod quarantine;
 mod readonly;
 mod recover;
+mod scopes;
 mod scrub;
 mod seal;
 mod small;
@@ -38,6 +39,7 @@ pub use error::StoreError;
 pub use options::Options;
 pub use partial::Partial;
 pub use readonly::ReadOnlyStore;
+pub use scopes::{Admissions, Admitted};
 
 use self::error::IoContext;
 use self::evict::{BEING_WRITTEN, Goal};
@@ -238,6 +240,7 @@ impl Store {
             crash_at: Mutex::default(),
             _lock: lock,
         };
+        inner.open_scopes()?;
         inner.recover_trees()?;
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -275,14 +278,26 @@ impl Store {
         self.inner.trusted(&hash)
     }
 
-    /// Holds the blob with this origin digest; only collision-resistant algorithms are looked up.
+    /// Holds a blob that a model of `scope`, or a public one, names.
     #[must_use]
-    pub fn hold_by_declared(&self, declared: &Declared) -> Option<BlobHold> {
+    pub fn hold_in(&self, scope: &Tenant, hash: &Hash) -> Option<BlobHold> {
+        if self.inner.index().is_named_in(scope, hash) { self.inner.trusted(hash) } else { None }
+    }
+
+    /// Holds the blob with this origin digest, as [`Store::hold_in`]; only collision-resistant algorithms are looked up.
+    #[must_use]
+    pub fn hold_by_declared(&self, scope: &Tenant, declared: &Declared) -> Option<BlobHold> {
         if !declared.algorithm.is_collision_resistant() {
             return None;
         }
         let hash = *self.inner.index().by_sha256.get(&declared.hex)?;
-        self.inner.trusted(&hash)
+        self.hold_in(scope, &hash)
+    }
+
+    /// Whether one of these scopes, or a public model, names the blob.
+    #[must_use]
+    pub fn is_named_in(&self, scope: &Tenant, hash: &Hash) -> bool {
+        self.inner.index().is_named_in(scope, hash)
     }
 
     /// Opens a blob for verified reading. Its outboard is checked against its name here, once.

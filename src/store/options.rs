@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Admissions;
 use crate::base::BootId;
 use crate::base::units::{ByteSize, MIB};
 
@@ -22,6 +23,8 @@ pub struct Options {
     pub small_bytes: u64,
     /// At most this long between a blob becoming readable and the start of its sealing.
     pub seal_delay: Duration,
+    /// Who may enter the trees of which scope.
+    pub admissions: Admissions,
     /// This boot.
     pub boot: BootId,
 }
@@ -47,6 +50,7 @@ impl Options {
             low_watermark: 0.85,
             small_bytes: 8 * MIB,
             seal_delay: Duration::from_millis(500),
+            admissions: Admissions::new(),
             boot,
         }
     }

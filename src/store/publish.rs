@@ -151,7 +151,7 @@ impl Inner {
 
     /// Builds the tree of a model in `tmp/` and renames it into place, replacing what is there.
     pub(super) fn build_tree(&self, key: &ModelKey, manifest: &Manifest) -> Result<(), StoreError> {
-        let parent = self.layout.make_tenant(&self.layout.trees(), &key.0)?;
+        let parent = self.open_scope(&self.layout.trees(), &key.0)?;
         let (stage, path) = (self.layout.temporaries().join(temporary_name()), self.layout.tree(&key.0, &key.1));
         let in_place = mutant("tree_built_in_place");
         let stage = if in_place { path.clone() } else { stage };
@@ -246,8 +246,7 @@ impl Inner {
 
     fn move_alias(&self, key: &ModelKey, alias: Option<&str>) -> Result<(), StoreError> {
         let Some(alias) = alias else { return Ok(()) };
-        let parent = self.layout.aliases(&key.0);
-        fs::create_dir_all(&parent).at("make directory", &parent)?;
+        let parent = self.open_scope(&self.layout.all_aliases(), &key.0)?;
         let (temporary, path) = (self.layout.temporaries().join(temporary_name()), parent.join(alias));
         let target = Path::new("../../trees").join(key.0.as_str()).join(key.1.as_str());
         self.note(std::os::unix::fs::symlink(target, &temporary).at("make alias", &temporary))?;

@@ -1,5 +1,6 @@
 //! The kernel, and the only `unsafe`. Everything here blocks; async code reaches it through [`hands`].
 
+pub mod acl;
 pub mod buffer;
 pub mod copy;
 pub mod durable;

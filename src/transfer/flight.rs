@@ -118,8 +118,10 @@ impl Errand {
         if let Some(hold) = self.is_versioned().then(|| store.hold_by_key(&self.key)).flatten().filter(fits) {
             return Some(hold);
         }
-        let by_hash = blake3.as_ref().and_then(|hash| store.hold(hash));
-        let found = by_hash.or_else(|| declared.iter().find_map(|one| store.hold_by_declared(one))).filter(fits)?;
+        let by_hash = blake3.as_ref().and_then(|hash| store.hold_in(&self.tenant, hash));
+        let found = by_hash
+            .or_else(|| declared.iter().find_map(|one| store.hold_by_declared(&self.tenant, one)))
+            .filter(fits)?;
         if self.is_versioned() {
             store.learn(self.key, &found, declared);
         }

@@ -8,12 +8,11 @@ use futures_util::stream::FuturesUnordered;
 
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::{Backoff, Jitter};
-use super::error::{Remedy, TransferError};
+use super::error::TransferError;
 use super::flight::{Errand, Joined, Ticket};
 use super::leader::Leader;
 use super::plan::{self, Plan};
-use super::{Fetched, Inner, Request, Stage, arrived};
+use super::{Fetched, Inner, Request, Stage, arrived, resolve};
 use crate::digest::Hash;
 use crate::model::source::{RangeSource, RemoteFile, Resolution};
 use crate::model::{FilePath, ModelId, ModelRecord, OriginFacts, Revision, alias_name};
@@ -56,15 +55,17 @@ impl Job<'_> {
         let Request { reference, progress, .. } = self.request;
         progress.enter(Stage::Resolve);
         let pinned = reference.pinned();
-        if let Some(revision) = &pinned
-            && let Some(model) = self.known(revision).await?
-        {
-            return Ok(self.reused(model));
+        if let Some(fetched) = self.here().await? {
+            return Ok(fetched);
         }
         let plannings = self.fetcher.gear.config.replans + 1;
         let mut last = String::new();
+        let mut resolved = self.request.resolved.clone();
         for planning in 1..=plannings {
-            let resolution = self.resolve().await?;
+            let resolution = match resolved.take() {
+                Some(resolution) => resolution,
+                None => self.resolve().await?,
+            };
             let revision = plan::revision(reference, pinned.clone(), &resolution)?;
             if let Some(known) = &revision
                 && let Some(model) = self.known(known).await?
@@ -81,6 +82,12 @@ impl Job<'_> {
             }
         }
         Err(TransferError::Changing { what: reference.to_string(), plannings, last })
+    }
+
+    /// The model of a reference that names its revision, if it is here: no origin is asked.
+    pub(super) async fn here(&self) -> Result<Option<Fetched>, TransferError> {
+        let Some(revision) = self.request.reference.pinned() else { return Ok(None) };
+        Ok(self.known(&revision).await?.map(|model| self.reused(model)))
     }
 
     /// The model, if it is here; for a moving reference its alias then points there.
@@ -115,40 +122,10 @@ impl Job<'_> {
 
     async fn resolve(&self) -> Result<Resolution, TransferError> {
         let Request { reference, origin, .. } = self.request;
-        let config = &self.fetcher.gear.config;
-        let backoff = Backoff::new(config);
-        let mut jitter =
-            Jitter::new(u64::from(SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.subsec_nanos())));
         let begun = Instant::now();
-        let mut failures = 0;
-        loop {
-            let error = match origin.resolve(reference).await {
-                Ok(resolution) => {
-                    self.observe("resolve", begun);
-                    return Ok(resolution);
-                }
-                Err(error) => TransferError::source(reference, error),
-            };
-            failures += 1;
-            let wait = match error.remedy() {
-                Remedy::Retry if failures < config.retry_attempts => backoff.wait(failures, &mut jitter),
-                Remedy::RetryLittle if failures < config.retry_attempts.min(3) => backoff.wait(failures, &mut jitter),
-                Remedy::SlowDown(after) if failures < config.retry_attempts => {
-                    let wait = after.unwrap_or_else(|| backoff.wait(failures, &mut jitter));
-                    if wait > config.retry_after_longest.0 {
-                        return Err(error);
-                    }
-                    wait
-                }
-                // A listing that changed while it was read is read again.
-                _ if error.is_change() && failures < config.retry_attempts => backoff.wait(failures, &mut jitter),
-                _ => return Err(error),
-            };
-            let which = error.kind().as_str();
-            self.fetcher.gear.metrics.origin_retries.get_or_create(&Which { which }).inc();
-            tracing::debug!(%error, ?wait, "resolving again");
-            tokio::time::sleep(wait).await;
-        }
+        let resolution = resolve::patiently(&self.fetcher.gear, reference, || origin.resolve(reference)).await?;
+        self.observe("resolve", begun);
+        Ok(resolution)
     }
 
     async fn transfer(&self, resolution: Resolution, revision: Option<Revision>) -> Result<Fetched, TransferError> {
@@ -191,6 +168,7 @@ impl Job<'_> {
             bytes: manifest.total_bytes(),
             files: manifest.files().len() as u64,
             published_at: seconds_now(),
+            asked_by: self.request.asked_by.clone(),
             facts: OriginFacts { origin: self.request.origin_id.clone(), resolved_at, files: plan.facts() },
         };
         progress.enter(Stage::Publish);

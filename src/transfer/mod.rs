@@ -25,12 +25,14 @@ mod plan;
 mod progress;
 mod pump;
 mod rate;
+mod resolve;
 mod schedule;
 mod sink;
 mod span;
 mod stall;
 mod stream;
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,7 +45,7 @@ pub use rate::Eta;
 
 use crate::base::ErrorKind;
 use crate::base::lifecycle::{CancellationToken, Gate};
-use crate::model::source::Origin;
+use crate::model::source::{Origin, Resolution, SourceError};
 use crate::model::{OriginId, Reference, Tenant};
 use crate::store::{Model, Store};
 use crate::telemetry::metrics::{Ended, Metrics, Outcome, Which};
@@ -90,6 +92,10 @@ pub struct Request {
     pub reference: Reference,
     /// Where from.
     pub origin: Arc<dyn Origin>,
+    /// What the reference has just been resolved to, where somebody has asked already.
+    pub resolved: Option<Resolution>,
+    /// Whose quota the bytes count against, where that is not `tenant`: public content is everybody's.
+    pub asked_by: Option<Tenant>,
     /// The identity of `origin`.
     pub origin_id: OriginId,
     /// How urgent.
@@ -154,6 +160,29 @@ impl Fetcher {
         };
         metrics.fetches.get_or_create(&Ended { outcome: ended }).inc();
         metrics.fetch_seconds.get_or_create(&Which { which: "total" }).observe(begun.elapsed().as_secs_f64());
+        outcome
+    }
+
+    /// The model of a reference that names its revision, if it is here; no origin is asked.
+    ///
+    /// # Errors
+    /// [`TransferError::Store`]
+    pub async fn find(&self, request: &Request) -> Result<Option<Fetched>, TransferError> {
+        Job { fetcher: &self.inner, request }.here().await
+    }
+
+    /// Asks an origin through `ask`, again while its failure may pass.
+    ///
+    /// # Errors
+    /// [`TransferError::Source`] with the last failure.
+    pub async fn patiently<T, F>(&self, reference: &Reference, ask: impl FnMut() -> F) -> Result<T, TransferError>
+    where
+        F: Future<Output = Result<T, SourceError>>,
+    {
+        let begun = Instant::now();
+        let outcome = resolve::patiently(&self.inner.gear, reference, ask).await;
+        let seconds = begun.elapsed().as_secs_f64();
+        self.inner.gear.metrics.fetch_seconds.get_or_create(&Which { which: "resolve" }).observe(seconds);
         outcome
     }
 

@@ -115,6 +115,7 @@ fn publish(store: &Store, name: &str, files: &[(&str, &[u8])]) -> Result<Model, 
         bytes: manifest.total_bytes(),
         files: files.len() as u64,
         published_at: 1,
+        asked_by: None,
         facts: OriginFacts { origin: origin(), resolved_at: 1, files: Vec::new() },
     };
     store.publish(Publication { record, manifest, blobs, alias: Some(name.to_owned()) })

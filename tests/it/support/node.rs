@@ -63,6 +63,8 @@ impl Node {
             origin: self.origins.open(&reference, &Rights::Own).unwrap(),
             origin_id: self.origins.identity(&reference),
             reference,
+            resolved: None,
+            asked_by: None,
             priority: Priority::Demand,
             progress: Arc::new(Progress::default()),
             cancel: CancellationToken::new(),
