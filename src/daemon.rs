@@ -1,19 +1,21 @@
 //! The node daemon: builds everything, runs it, drains it. The only file that knows everyone.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::access::{Access, Tokens};
 use crate::base::lifecycle::{CancellationToken, Gate};
 use crate::base::units::MIB;
 use crate::config::Settings;
 use crate::doors::{self, Node, Readiness};
+use crate::model::{OriginId, Tenant};
 use crate::origin::Origins;
 use crate::prewarm::Jobs;
-use crate::store::{Holder, Store};
+use crate::store::{Holder, Options, Store};
+use crate::sys::peer::own_uid;
 use crate::telemetry::metrics::{Metrics, Which};
 use crate::transfer::Fetcher;
 
@@ -29,30 +31,36 @@ const SCRUB_STEP: u64 = 8 * MIB;
 /// What keeps it from starting: an address or a store that is taken, an unreadable token.
 pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Result<()> {
     let address = settings.server.address()?;
-    let token = settings.server.token_file.as_deref().map(read_token).transpose()?;
+    let tokens = Tokens::read(settings.server.token_file.as_deref(), &settings.access.scopes, own_uid())?;
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     let origins = Origins::new(settings.origins.clone())?;
     let bound = doors::bind(&settings.server, address).await?;
     let metrics = Arc::new(Metrics::new());
     let store = {
-        let (root, options) = (settings.store.root.clone(), settings.store.options().context("read the boot id")?);
+        let root = settings.store.root.clone();
+        let admissions = settings.access.admissions();
+        let options = Options { admissions, ..settings.store.options().context("read the boot id")? };
         let holder = Holder { role: "serve".to_owned(), pid: std::process::id() };
         tokio::task::spawn_blocking(move || Store::open(&root, &holder, options)).await??
     };
     let (gate, stop) = (Gate::default(), CancellationToken::new());
     let fetcher = Fetcher::new(store.clone(), Arc::clone(&metrics), settings.transfer.clone())
         .context("start transfer threads")?;
-    let jobs = Jobs::new(settings.prewarm.clone(), store.clone(), fetcher.clone(), Arc::clone(&metrics), gate.clone());
+    let access = Access::new(settings.access.clone(), origins, withdraw(&store));
+    let jobs = {
+        let (config, access) = (settings.prewarm.clone(), access.clone());
+        Jobs::new(config, store.clone(), access, fetcher.clone(), Arc::clone(&metrics), gate.clone())
+    };
     let ready = Readiness::default();
     let node = Node {
         store: store.clone(),
-        jobs,
-        origins,
+        jobs: jobs.clone(),
+        access,
         metrics: Arc::clone(&metrics),
         ready: ready.clone(),
         stop: stop.clone(),
-        token: token.map(Arc::from),
+        tokens: Arc::new(tokens),
     };
     let background = Gate::default();
     // The handles are not needed: closing the gate waits for them.
@@ -69,6 +77,7 @@ pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Resul
         async move { bound.serve(node, stop, &connections).await }
     });
     ready.set(true);
+    jobs.resume();
     announce(&format!("listening on http://{tcp}"));
     if let Some(path) = &socket {
         announce(&format!("listening on unix:{}", path.display()));
@@ -104,11 +113,17 @@ pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Resul
     Ok(())
 }
 
-fn read_token(path: &Path) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("read token file {}", path.display()))?;
-    let token = text.trim().to_owned();
-    anyhow::ensure!(token.len() >= 16, "token file {}: a token has at least 16 characters", path.display());
-    Ok(token)
+/// Takes the trees away that a scope may no longer open.
+fn withdraw(store: &Store) -> impl Fn(&Tenant, &OriginId) + Send + Sync + 'static {
+    let store = store.clone();
+    move |scope, origin| {
+        let (store, scope, origin) = (store.clone(), scope.clone(), origin.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = store.withdraw(&scope, &origin) {
+                tracing::warn!(%scope, %origin, %error, "trees of a scope that may no longer read them are still there");
+            }
+        });
+    }
 }
 
 /// Makes readable blobs and models durable soon after they appear.

@@ -21,6 +21,7 @@
 //! | 2      | `origin`    |                  | bytes elsewhere: one folder per kind of origin, one conformance suite for all |
 //! | 2      | `store`     |                  | bytes at rest: layout, partials, sealing, pins, space, eviction, recovery, scrub |
 //! | 3      | `transfer`  | not `origin`     | bytes in motion: plan, schedule, flights, pace, retry; sources only as `dyn RangeSource` |
+//! | 4      | `access`    |                  | who may read what: identities, proofs, grants, quotas |
 //! | 4      | `placement` |                  | trees and copies: a model as plain files for a process that is about to start |
 //! | 5      | `prewarm`   |                  | the job that takes a reference to a warm model, and what it answers meanwhile |
 //! | roof   | `doors`     |                  | inbound: HTTP over TCP and the local socket, limits, problem documents, client |
@@ -90,6 +91,8 @@ pub mod origin;
 pub mod store;
 
 pub mod transfer;
+
+pub mod access;
 
 pub mod prewarm;
 

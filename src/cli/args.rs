@@ -78,6 +78,17 @@ pub(super) struct DaemonArgs {
     pub(super) daemon_timeout: Span,
 }
 
+/// Whether a daemon is shown the credential that this process has for the origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum PassCredential {
+    /// If the daemon is on this machine: on its socket or a loopback address.
+    Auto,
+    /// Even over the network, in clear text.
+    Always,
+    /// No.
+    Never,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct FetchArgs {
     /// What to fetch: file:///dir, https://host/path, s3://bucket/prefix, hf://org/model, each with `@revision`, `/subfolder`, `?include=GLOB`.
@@ -90,6 +101,10 @@ pub(super) struct FetchArgs {
     pub(super) link: bool,
     #[command(flatten)]
     pub(super) daemon: DaemonArgs,
+    /// Show the daemon this process's own credential for the origin (HF_TOKEN, AWS_ACCESS_KEY_ID, ...). It is used only if the
+    /// model cannot be read anonymously, and kept in memory only.
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
+    pub(super) pass_credential: PassCredential,
     /// Ask no daemon.
     #[arg(long, conflicts_with = "daemon")]
     pub(super) direct: bool,
@@ -122,6 +137,9 @@ pub(super) struct PrewarmArgs {
     /// When it has to be ready; the answer says whether that will be met.
     #[arg(long, value_name = "SPAN")]
     pub(super) deadline: Option<Span>,
+    /// Show the daemon this process's own credential for the origin, as for fetch.
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
+    pub(super) pass_credential: PassCredential,
     /// How long it may not be evicted once ready.
     #[arg(long, value_name = "SPAN")]
     pub(super) lease: Option<Span>,

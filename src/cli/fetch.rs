@@ -97,6 +97,7 @@ async fn fetch(
 ) -> anyhow::Result<Outcome> {
     let clients = if args.direct { Vec::new() } else { target::candidates(&args.daemon)? };
     for client in clients {
+        let client = target::with_credential(client, reference, args.pass_credential)?;
         match ask(&client, args, meter, cancel).await? {
             FromDaemon::Done(job) => return deliver(&client, args, *job, meter, cancel).await,
             FromDaemon::Unusable(why) => {

@@ -10,10 +10,12 @@ use super::progress::{Meter, Reading};
 use super::target;
 use crate::base::ErrorKind;
 use crate::base::units::ByteSize;
+use crate::model::Reference;
 use crate::prewarm::wire::{JobState, JobView, PrewarmRequest, Tier};
 
 pub(super) async fn run(args: PrewarmArgs) -> anyhow::Result<ExitCode> {
-    let client = target::required(&args.daemon)?;
+    let reference: Reference = args.reference.parse().map_err(|error| CliError::invalid(format!("{error}")))?;
+    let client = target::with_credential(target::required(&args.daemon)?, &reference, args.pass_credential)?;
     let request = PrewarmRequest {
         reference: args.reference.clone(),
         tier: match args.tier {
@@ -79,6 +81,7 @@ fn sentence(job: &JobView) -> String {
         }
         JobState::Failed => format!("{}: failed", job.id),
         JobState::Cancelled => format!("{}: cancelled", job.id),
+        JobState::NeedsCredentials => format!("{}: waits for a credential", job.id),
     };
     match job.deadline_met {
         Some(true) => text.push_str(", within the deadline"),

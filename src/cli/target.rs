@@ -5,9 +5,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::args::DaemonArgs;
+use super::args::{DaemonArgs, PassCredential};
 use super::error::CliError;
 use crate::doors::client::{Client, Target};
+use crate::model::Reference;
+use crate::model::source::SourceError;
+use crate::origin::own_credential;
 
 /// Where the DaemonSet puts the socket, and where everybody looks for it.
 pub(super) const DEFAULT_SOCKET: &str = "/run/preheat/preheat.sock";
@@ -46,6 +49,27 @@ pub(super) fn required(args: &DaemonArgs) -> Result<Client, CliError> {
             format!("no daemon: {DEFAULT_SOCKET} does not exist and PREHEAT_ADDR is not set; start `preheat serve` or give --daemon"),
         )
     })
+}
+
+/// The client, with the credential that this process has for the origin of `reference`, where it may be shown to that daemon.
+///
+/// # Errors
+/// For a credential that cannot be read.
+pub(super) fn with_credential(
+    client: Client,
+    reference: &Reference,
+    pass: PassCredential,
+) -> Result<Client, SourceError> {
+    let passes = match pass {
+        PassCredential::Auto => client.is_local(),
+        PassCredential::Always => true,
+        PassCredential::Never => false,
+    };
+    if !passes {
+        return Ok(client);
+    }
+    let credential = own_credential(reference)?;
+    Ok(client.with_credential(credential))
 }
 
 /// `--daemon-timeout` as a duration.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use store::StoreConfig;
 
-use crate::{doors, origin, prewarm, transfer};
+use crate::{access, doors, origin, prewarm, transfer};
 
 /// Variables that start like settings and are none.
 const NOT_SETTINGS: [&str; 9] = ["ADDR", "ROOT", "SOCKET", "CONFIG", "TOKEN_FILE", "LOG", "BOOT_ID", "MUTANT", "CACHE"];
@@ -32,6 +32,8 @@ pub struct Settings {
     pub transfer: transfer::Config,
     /// Jobs.
     pub prewarm: prewarm::Config,
+    /// Who may read what.
+    pub access: access::Config,
 }
 
 /// What flags say; each overrides the other sources.
@@ -112,6 +114,7 @@ impl Settings {
         }
         problems.extend(self.store.check());
         problems.extend(self.transfer.check().into_iter().map(|error| format!("transfer.{error}")));
+        problems.extend(self.access.check());
         if self.prewarm.running_max == 0 {
             problems.push("prewarm.running_max: 0 would run nothing; write 1 or more".to_owned());
         }
@@ -155,7 +158,9 @@ fn unknown_keys(figment: &Figment) -> (Vec<String>, Dict) {
 }
 
 /// Keys without a default.
-const OPTIONAL: [&str; 7] = [
+const OPTIONAL: [&str; 9] = [
+    "access.bytes_max",
+    "access.requests_per_second",
     "origins.ca_bundle",
     "server.token_file",
     "store.capacity",

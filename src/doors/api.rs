@@ -11,21 +11,22 @@ use axum::middleware::{self, Next};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use axum::{Extension, Json, Router};
+use axum::{Json, Router};
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
 use super::problem::{in_our_shape, problem};
-use super::{Caller, Node, blobs};
+use super::reader::{Reader, identify};
+use super::{Node, blobs};
+use crate::access::Verdict;
 use crate::base::ErrorKind;
 use crate::base::units::MIB;
 use crate::digest::Hash;
-use crate::model::{ModelId, Reference, Rights, Scheme, Tenant};
-use crate::prewarm::Submitted;
-use crate::prewarm::wire::{GcReport, GcRequest, JobState, ModelView, PinRequest, PrewarmRequest, Problem};
+use crate::model::{ModelId, Reference, Tenant};
+use crate::prewarm::wire::{GcReport, GcRequest, ModelView, PinRequest, PrewarmRequest, Problem};
+use crate::prewarm::{Submission, Submitted};
 use crate::store::{Model, Pin, StoreError};
 use crate::sys::host::HostFacts;
-use crate::sys::peer::own_uid;
 use crate::telemetry::metrics::{CONTENT_TYPE, Served};
 
 /// Largest request body: references and pins are a few hundred bytes.
@@ -53,7 +54,7 @@ pub(super) fn router(node: Node) -> Router {
         .route("/v1/blobs/{hash}", get(blobs::blob))
         .route("/v1/gc", post(gc))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(middleware::from_fn_with_state(node.clone(), authorise))
+        .layer(middleware::from_fn_with_state(node.clone(), identify))
         .layer(middleware::map_response(in_our_shape))
         .layer(middleware::from_fn_with_state(node.clone(), count))
         .with_state(node)
@@ -65,30 +66,6 @@ async fn count(State(node): State<Node>, request: Request, next: Next) -> Respon
     let response = next.run(request).await;
     node.metrics.requests.get_or_create(&Served { route, status: response.status().as_u16() }).inc();
     response
-}
-
-/// Over TCP everything but health and metrics needs the token, where one is set. On the socket the kernel names the caller.
-async fn authorise(
-    State(node): State<Node>,
-    Extension(caller): Extension<Caller>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let open = matches!(request.uri().path(), "/livez" | "/readyz" | "/metrics");
-    if let (Some(token), Caller::Network, false) = (&node.token, caller, open) {
-        let sent =
-            request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        // Comparing digests takes the same time wherever two tokens differ.
-        let right = sent.is_some_and(|sent| blake3::hash(sent.as_bytes()) == blake3::hash(token.as_bytes()));
-        if !right {
-            let detail =
-                "a bearer token is needed: give --token-file FILE (PREHEAT_TOKEN_FILE), or use the Unix socket";
-            let mut response = Problem::with_status(ErrorKind::Denied, 401, detail).into_response();
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            return response;
-        }
-    }
-    next.run(request).await
 }
 
 async fn ready(State(node): State<Node>) -> Answer<&'static str> {
@@ -117,10 +94,10 @@ async fn node_facts(State(node): State<Node>) -> Answer<Json<serde_json::Value>>
 
 async fn prewarm(
     State(node): State<Node>,
-    Extension(caller): Extension<Caller>,
+    reader: Reader,
     body: Bytes,
 ) -> Answer<(StatusCode, Json<serde_json::Value>)> {
-    let request: PrewarmRequest = parse(&body)?;
+    let mut request: PrewarmRequest = parse_secretly(&body)?;
     if request.deadline_seconds.is_some_and(|seconds| !(seconds.is_finite() && seconds >= 0.0)) {
         return Err(problem(ErrorKind::Invalid, "deadline_seconds must be a number of seconds from now, not negative"));
     }
@@ -129,60 +106,45 @@ async fn prewarm(
     }
     let reference: Reference =
         request.reference.parse().map_err(|error| problem(ErrorKind::Invalid, format!("{error}")))?;
-    may_read(&node, caller, &reference)?;
-    let (origins, asked) = (node.origins.clone(), reference.clone());
-    let origin = origins.open(&asked, &Rights::Own).map_err(|error| problem(error.kind(), error.to_string()))?;
-    let identity = node.origins.identity(&reference);
-    let submitted = node.jobs.submit(Tenant::default(), &reference, identity, origin, &request);
+    let Reader { identity, credential } = reader;
+    request.credential = request.credential.or(credential);
+    node.access
+        .ladder(&identity, &reference, request.credential.as_ref())
+        .map_err(|error| problem(error.kind(), error.to_string()))?;
+    let wait = request.wait;
+    let submitted = node.jobs.submit(Submission { identity: identity.clone(), reference, request });
     let Submitted::Job(mut view) = submitted else {
         return Err(problem(ErrorKind::Busy, "too many jobs wait on this node: ask again later"));
     };
-    if request.wait {
+    if wait {
         let waited = tokio::select! {
-            waited = node.jobs.wait(&view.id) => waited,
+            waited = node.jobs.wait(&identity, &view.id) => waited,
             () = node.stop.cancelled() => None,
         };
         if let Some(waited) = waited {
             *view = waited;
         }
     }
-    let over = !matches!(view.state, JobState::Queued | JobState::Running);
-    let status = if over { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let status = if view.state.is_over() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(serde_json::to_value(view).unwrap_or_default())))
 }
 
-/// The daemon reads files with its own rights, so a caller must either have the same, or be allowed them by name.
-fn may_read(node: &Node, caller: Caller, reference: &Reference) -> Answer<()> {
-    let same_rights = matches!(caller, Caller::Local { uid } if uid == 0 || uid == own_uid());
-    if reference.scheme != Scheme::File || same_rights || node.origins.lists(reference) {
-        return Ok(());
-    }
-    Err(problem(
-        ErrorKind::Denied,
-        format!(
-            "{base} would be read with the daemon's rights: start it with --allow-origin {base}, or ask over its Unix socket \
-             as the same user",
-            base = reference.base()
-        ),
-    ))
+async fn jobs(State(node): State<Node>, reader: Reader) -> Json<serde_json::Value> {
+    Json(serde_json::to_value(node.jobs.list(&reader.identity)).unwrap_or_default())
 }
 
-async fn jobs(State(node): State<Node>) -> Json<serde_json::Value> {
-    Json(serde_json::to_value(node.jobs.list()).unwrap_or_default())
-}
-
-async fn job(State(node): State<Node>, Path(id): Path<String>) -> Answer<Response> {
-    let view = node.jobs.get(&id).ok_or_else(|| no_job(&id))?;
+async fn job(State(node): State<Node>, reader: Reader, Path(id): Path<String>) -> Answer<Response> {
+    let view = node.jobs.get(&reader.identity, &id).ok_or_else(|| no_job(&id))?;
     Ok(Json(view).into_response())
 }
 
-async fn cancel(State(node): State<Node>, Path(id): Path<String>) -> Answer<Response> {
-    let view = node.jobs.cancel(&id).ok_or_else(|| no_job(&id))?;
+async fn cancel(State(node): State<Node>, reader: Reader, Path(id): Path<String>) -> Answer<Response> {
+    let view = node.jobs.cancel(&reader.identity, &id).ok_or_else(|| no_job(&id))?;
     Ok(Json(view).into_response())
 }
 
-async fn events(State(node): State<Node>, Path(id): Path<String>) -> Answer<Response> {
-    let snapshots = node.jobs.watch(&id).ok_or_else(|| no_job(&id))?;
+async fn events(State(node): State<Node>, reader: Reader, Path(id): Path<String>) -> Answer<Response> {
+    let snapshots = node.jobs.watch(&reader.identity, &id).ok_or_else(|| no_job(&id))?;
     let events = snapshots.map(|view| {
         let text = serde_json::to_string(&view).unwrap_or_default();
         Ok::<_, Infallible>(Event::default().event("job").data(text))
@@ -198,54 +160,82 @@ fn no_job(id: &str) -> Problem {
 
 // === models ===
 
-async fn models(State(node): State<Node>) -> Json<Vec<ModelView>> {
-    Json(node.store.models().into_iter().map(ModelView::from).collect())
+/// Those that the caller may read, and those of their own scope that have to be proved again.
+async fn models(State(node): State<Node>, reader: Reader) -> Json<Vec<ModelView>> {
+    let mut models = node.store.models();
+    models.retain(|model| node.access.may_read(&reader.identity, &model.record.provenance()) != Verdict::Hidden);
+    Json(models.into_iter().map(ModelView::from).collect())
 }
 
-fn find(node: &Node, id: &str) -> Answer<Model> {
-    let unknown = || problem(ErrorKind::NotFound, "no such model is published on this node: see /v1/models");
-    let id: ModelId = id.parse().map_err(|_| unknown())?;
-    node.store.model(&Tenant::default(), &id).ok_or_else(unknown)
+fn no_model() -> Problem {
+    problem(ErrorKind::NotFound, "no such model is published on this node: see /v1/models")
 }
 
-async fn model(State(node): State<Node>, Path(id): Path<String>) -> Answer<Response> {
-    Ok(Json(ModelView::from(find(&node, &id)?)).into_response())
+/// A model that the caller knows to be there. Its name begins with a scope that they may read, or says nothing of one.
+fn find(node: &Node, reader: &Reader, id: &str) -> Answer<Model> {
+    let id: ModelId = id.parse().map_err(|_| no_model())?;
+    let scopes = [Tenant::default(), Tenant::node(), reader.identity.scope.clone()];
+    let mut found = scopes.iter().filter_map(|scope| node.store.model(scope, &id));
+    found
+        .find(|model| node.access.may_read(&reader.identity, &model.record.provenance()) != Verdict::Hidden)
+        .ok_or_else(no_model)
 }
 
-async fn remove(State(node): State<Node>, Path(id): Path<String>) -> Answer<Json<GcReport>> {
-    let model = find(&node, &id)?;
+/// The same, to be changed: what is not of the caller's own scope is the operator's.
+fn find_to_change(node: &Node, reader: &Reader, id: &str) -> Answer<Model> {
+    let model = find(node, reader, id)?;
+    if model.record.tenant != reader.identity.scope {
+        reader.must_operate("a model that others may read")?;
+    }
+    Ok(model)
+}
+
+async fn model(State(node): State<Node>, reader: Reader, Path(id): Path<String>) -> Answer<Response> {
+    let model = find(&node, &reader, &id)?;
+    reader.may_read(&node, vec![model.record.provenance()], no_model).await?;
+    Ok(Json(ModelView::from(model)).into_response())
+}
+
+async fn remove(State(node): State<Node>, reader: Reader, Path(id): Path<String>) -> Answer<Json<GcReport>> {
+    let model = find_to_change(&node, &reader, &id)?;
     let done = blocking(move || node.store.remove(&model.record.tenant, &model.record.id)).await?;
     Ok(Json(done.into()))
 }
 
 async fn pin(
     State(node): State<Node>,
+    reader: Reader,
     Path((id, pin)): Path<(String, String)>,
     body: Bytes,
 ) -> Answer<Json<ModelView>> {
     let request: PinRequest = if body.is_empty() { PinRequest::default() } else { parse(&body)? };
-    let model = find(&node, &id)?;
+    // A lease ends by itself; what stays for ever takes room from everybody.
+    let model =
+        if request.lease_seconds.is_some() { find(&node, &reader, &id)? } else { find_to_change(&node, &reader, &id)? };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let expires_at = request.lease_seconds.map(|seconds| now.saturating_add(seconds));
     let pin = Pin { id: pin, reason: request.reason, expires_at };
     let (store, record) = (node.store.clone(), model.record);
     blocking(move || store.pin(&record.tenant, &record.id, pin)).await?;
-    Ok(Json(ModelView::from(find(&node, &id)?)))
+    Ok(Json(ModelView::from(find(&node, &reader, &id)?)))
 }
 
-async fn unpin(State(node): State<Node>, Path((id, pin)): Path<(String, String)>) -> Answer<StatusCode> {
-    let model = find(&node, &id)?;
+async fn unpin(
+    State(node): State<Node>,
+    reader: Reader,
+    Path((id, pin)): Path<(String, String)>,
+) -> Answer<StatusCode> {
+    let model = find_to_change(&node, &reader, &id)?;
     let store = node.store.clone();
     let was_there = blocking(move || store.unpin(&model.record.tenant, &model.record.id, &pin)).await?;
     if was_there { Ok(StatusCode::NO_CONTENT) } else { Err(problem(ErrorKind::NotFound, "the model has no such pin")) }
 }
 
-async fn manifest(State(node): State<Node>, Path(digest): Path<String>) -> Answer<Response> {
+async fn manifest(State(node): State<Node>, reader: Reader, Path(digest): Path<String>) -> Answer<Response> {
     let digest: Hash = digest.parse().map_err(|error| problem(ErrorKind::Invalid, format!("{error}")))?;
-    let manifest = node
-        .store
-        .manifest(&digest)
-        .ok_or_else(|| problem(ErrorKind::NotFound, format!("manifest {digest} is not on this node")))?;
+    let missing = || problem(ErrorKind::NotFound, format!("manifest {digest} is not on this node"));
+    reader.may_read(&node, node.store.with_manifest(&digest), missing).await?;
+    let manifest = node.store.manifest(&digest).ok_or_else(missing)?;
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Ok(etag) = HeaderValue::from_str(&format!("\"{digest}\"")) {
@@ -254,7 +244,8 @@ async fn manifest(State(node): State<Node>, Path(digest): Path<String>) -> Answe
     Ok((headers, manifest.to_json()).into_response())
 }
 
-async fn gc(State(node): State<Node>, body: Bytes) -> Answer<Json<GcReport>> {
+async fn gc(State(node): State<Node>, reader: Reader, body: Bytes) -> Answer<Json<GcReport>> {
+    reader.must_operate("giving space back")?;
     let request: GcRequest = if body.is_empty() { GcRequest::default() } else { parse(&body)? };
     let metrics = Arc::clone(&node.metrics);
     let done = blocking(move || node.store.gc(request.all)).await?;
@@ -267,6 +258,20 @@ async fn gc(State(node): State<Node>, body: Bytes) -> Answer<Json<GcReport>> {
 /// JSON whatever the content type says; the parser's word names the field.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
     serde_json::from_slice(body).map_err(|error| problem(ErrorKind::Invalid, format!("request body: {error}")))
+}
+
+/// The same for a body that may have a credential in it: the parser's word may quote what it has read, so only the place and the
+/// field are passed on.
+fn parse_secretly<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
+    serde_json::from_slice(body).map_err(|error| {
+        let word = error.to_string();
+        // `invalid type: string "...", expected ...`: everything quoted with double quotes is a value.
+        let word = match (word.find('"'), word.rfind('"')) {
+            (Some(from), Some(to)) if from < to => format!("{}(a value){}", &word[..from], &word[to + 1..]),
+            _ => word,
+        };
+        problem(ErrorKind::Invalid, format!("request body: {word}"))
+    })
 }
 
 /// Runs a blocking call of the store.

@@ -13,8 +13,10 @@ use futures_util::{StreamExt, stream};
 
 use super::Node;
 use super::problem::problem;
+use super::reader::Reader;
 use crate::base::ErrorKind;
 use crate::digest::{GROUP_BYTES, Hash, group_range};
+use crate::model::Tenant;
 use crate::prewarm::wire::Problem;
 use crate::store::{BlobReader, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, Which};
@@ -22,11 +24,16 @@ use crate::telemetry::metrics::{Metrics, Which};
 /// `GET` and `HEAD /v1/blobs/{blake3}`
 pub(super) async fn blob(
     State(node): State<Node>,
+    reader: Reader,
     method: Method,
     Path(hash): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let hash: Hash = hash.parse().map_err(|error| problem(ErrorKind::Invalid, format!("{error}")))?;
+    let scopes = [Tenant::default(), Tenant::node(), reader.identity.scope.clone()];
+    let places = scopes.iter().flat_map(|scope| node.store.naming(scope, &hash)).collect();
+    let missing = || problem(ErrorKind::NotFound, format!("blob {hash} is not on this node"));
+    reader.may_read(&node, places, missing).await?;
     let (store, metrics) = (node.store.clone(), Arc::clone(&node.metrics));
     let reader = open(&store, &metrics, hash).await?;
     let size = reader.size();

@@ -13,7 +13,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RANGE};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RANGE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -22,8 +22,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::base::ErrorKind;
 use crate::digest::Hash;
-use crate::model::{DOCUMENT_LIMIT, Manifest};
-use crate::prewarm::wire::{GcReport, GcRequest, JobView, ModelView, PrewarmRequest, Problem};
+use crate::model::{Credential, DOCUMENT_LIMIT, Manifest};
+use crate::prewarm::wire::{CREDENTIAL_HEADER, GcReport, GcRequest, JobView, ModelView, PrewarmRequest, Problem};
 
 /// Largest answer that is read whole.
 const ANSWER_LIMIT: usize = DOCUMENT_LIMIT;
@@ -45,6 +45,8 @@ pub enum Target {
 pub struct Client {
     target: Arc<Target>,
     token: Option<Arc<str>>,
+    /// Shown with every request, for what not everybody may read.
+    credential: Option<Arc<Credential>>,
 }
 
 /// Why a call did not give its answer.
@@ -114,7 +116,28 @@ impl Client {
     /// A client; nothing is connected yet.
     #[must_use]
     pub fn new(target: Target, token: Option<String>) -> Self {
-        Self { target: Arc::new(target), token: token.map(Arc::from) }
+        Self { target: Arc::new(target), token: token.map(Arc::from), credential: None }
+    }
+
+    /// The same client, which shows a credential with every request.
+    #[must_use]
+    pub fn with_credential(mut self, credential: Option<Credential>) -> Self {
+        self.credential = credential.map(Arc::new);
+        self
+    }
+
+    /// Whether what is sent stays on this machine.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self.target.as_ref() {
+            Target::Unix(_) => true,
+            Target::Http(url) => match url.host() {
+                Some(url::Host::Ipv4(address)) => address.is_loopback(),
+                Some(url::Host::Ipv6(address)) => address.is_loopback(),
+                Some(url::Host::Domain(name)) => name == "localhost",
+                None => false,
+            },
+        }
     }
 
     /// `POST /v1/prewarm`
@@ -281,6 +304,13 @@ impl Client {
         }
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(credential) = &self.credential {
+            let text = serde_json::to_string(credential.as_ref()).unwrap_or_default();
+            let mut value = HeaderValue::from_str(&text)
+                .map_err(|_| self.strange("a credential that no header can hold is not sent".to_owned()))?;
+            value.set_sensitive(true);
+            request = request.header(CREDENTIAL_HEADER, value);
         }
         let request = request.body(Full::new(Bytes::from(body))).map_err(|error| self.strange(error.to_string()))?;
         let answer = match self.target.as_ref() {

@@ -9,6 +9,7 @@ pub mod client;
 mod config;
 mod listen;
 mod problem;
+mod reader;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use config::{Config, ConfigError};
 pub use listen::{BindError, Bound, bind};
 
+use crate::access::{Access, Tokens};
 use crate::base::lifecycle::CancellationToken;
-use crate::origin::Origins;
 use crate::prewarm::Jobs;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -29,16 +30,16 @@ pub struct Node {
     pub store: Store,
     /// Jobs.
     pub jobs: Jobs,
-    /// Where references are resolved.
-    pub origins: Origins,
+    /// Who may read what.
+    pub access: Access,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// False once the daemon drains.
     pub ready: Readiness,
     /// Ends event streams and waits at shutdown.
     pub stop: CancellationToken,
-    /// What TCP callers must send, if anything.
-    pub token: Option<Arc<str>>,
+    /// Who is known by what.
+    pub tokens: Arc<Tokens>,
 }
 
 /// Whether the node takes new work.

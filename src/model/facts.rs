@@ -63,3 +63,31 @@ pub struct ModelRecord {
     /// Where from and how checked.
     pub facts: OriginFacts,
 }
+
+/// Where something on the node comes from, as far as the right to read it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provenance {
+    /// The scope that keeps it.
+    pub scope: Tenant,
+    /// Its origin.
+    pub origin: OriginId,
+    /// The reference as typed.
+    pub reference: String,
+}
+
+// === impl ModelRecord ===
+
+impl ModelRecord {
+    /// Where it comes from.
+    #[must_use]
+    pub fn provenance(&self) -> Provenance {
+        let Self { tenant, reference, facts, .. } = self;
+        Provenance { scope: tenant.clone(), origin: facts.origin.clone(), reference: reference.clone() }
+    }
+
+    /// The scope whose quota its bytes count against.
+    #[must_use]
+    pub fn charged_to(&self) -> &Tenant {
+        self.asked_by.as_ref().unwrap_or(&self.tenant)
+    }
+}

@@ -57,6 +57,25 @@ impl Tenant {
         Self(format!("uid-{uid}"))
     }
 
+    /// The scope of who sends the node's own token.
+    #[must_use]
+    pub fn of_token() -> Self {
+        Self("token".to_owned())
+    }
+
+    /// The scope of all who ask over the loopback address of a daemon that wants no token.
+    #[must_use]
+    pub fn of_loopback() -> Self {
+        Self("loopback".to_owned())
+    }
+
+    /// Whether the name means something by itself, so that no configuration may use it.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        let ours = [Self::default(), Self::node(), Self::of_token(), Self::of_loopback()];
+        ours.contains(self) || self.0.starts_with("uid-")
+    }
+
     /// The user whose scope it is, if it is one's.
     #[must_use]
     pub fn uid(&self) -> Option<u32> {

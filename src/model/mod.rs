@@ -12,7 +12,7 @@ pub mod source;
 pub mod tensor;
 
 pub use credential::{Credential, Rights, Secret};
-pub use facts::{FileFacts, ModelRecord, OriginFacts};
+pub use facts::{FileFacts, ModelRecord, OriginFacts, Provenance};
 pub use key::{FlightKey, ModelId, Tenant, alias_name};
 pub use manifest::{DOCUMENT_LIMIT, Kind, Manifest, ManifestEntry, ManifestError, TensorDigest};
 pub use path::{FilePath, PathError};

@@ -15,8 +15,12 @@ use futures_util::{StreamExt, stream};
 use super::selected::{Listed, choose, resolution};
 use crate::base::units::MIB;
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError, Validator};
-use crate::model::{FilePath, OriginId, Reference, Revision, Selection};
+use crate::model::{FilePath, OriginId, Reference, Revision, Rights, Selection};
 use crate::sys::read_write::pread_exact;
+
+/// Permission of everybody else to read a file or list a directory, and to go through a directory.
+const OTHERS_READ: u32 = 0o4;
+const OTHERS_ENTER: u32 = 0o1;
 
 /// Read at once.
 const PIECE: u64 = MIB;
@@ -25,6 +29,8 @@ const PIECE: u64 = MIB;
 #[derive(Debug)]
 pub(super) struct FileOrigin {
     files_max: usize,
+    /// Only what every user of the machine may read.
+    anonymous: bool,
 }
 
 /// What changes when a file does.
@@ -111,14 +117,25 @@ fn io(path: &Path, error: &std::io::Error) -> SourceError {
 // === impl FileOrigin ===
 
 impl FileOrigin {
-    pub(super) fn new(files_max: usize) -> Self {
-        Self { files_max }
+    pub(super) fn new(files_max: usize, rights: &Rights) -> Result<Self, SourceError> {
+        let anonymous = match rights {
+            Rights::Anonymous => true,
+            Rights::Own => false,
+            Rights::Caller(credential) => {
+                let detail = format!("a directory takes no credential, and {} is one", credential.kind());
+                return Err(SourceError::Invalid { detail });
+            }
+        };
+        Ok(Self { files_max, anonymous })
     }
 
     fn resolve_now(&self, reference: &Reference) -> Result<Resolution, SourceError> {
         let place = PathBuf::from(format!("/{}", reference.place));
         let metadata = std::fs::metadata(&place).map_err(|error| io(&place, &error))?;
         let what = reference.base();
+        if self.anonymous {
+            open_to_all(&place, metadata.is_dir())?;
+        }
         let (found, base, selection) = if metadata.is_dir() {
             (walk(&place, self.files_max)?, place.clone(), reference.selection.clone())
         } else {
@@ -127,6 +144,17 @@ impl FileOrigin {
             let all = Selection { include: vec!["*".to_owned()], ..Selection::default() };
             (vec![(path, metadata)], place.parent().unwrap_or(&place).to_owned(), all)
         };
+        if self.anonymous {
+            for (path, metadata) in &found {
+                let whole = base.join(path);
+                if metadata.mode() & OTHERS_READ == 0 {
+                    return Err(not_for_all(&whole));
+                }
+                if let Some(parent) = whole.parent() {
+                    open_to_all(parent, true)?;
+                }
+            }
+        }
         let locator = |path: &FilePath| base.join(path).to_string_lossy().into_owned();
         let stamps: HashMap<String, Stamp> =
             found.iter().map(|(path, metadata)| (locator(path), Stamp::of(metadata))).collect();
@@ -153,6 +181,28 @@ impl FileOrigin {
             Some(Revision::listing(times.iter().map(|(path, size, time)| (path, *size, time.as_str()))));
         Ok(resolution)
     }
+}
+
+/// Checks that everybody on the machine may go to `path`, links resolved, and read it.
+fn open_to_all(path: &Path, directory: bool) -> Result<(), SourceError> {
+    let whole = path.canonicalize().map_err(|error| io(path, &error))?;
+    for (number, at) in whole.ancestors().enumerate() {
+        let mode = std::fs::metadata(at).map_err(|error| io(at, &error))?.mode();
+        let wanted = match number {
+            0 if directory => OTHERS_READ | OTHERS_ENTER,
+            0 => OTHERS_READ,
+            _ => OTHERS_ENTER,
+        };
+        if mode & wanted != wanted {
+            return Err(not_for_all(at));
+        }
+    }
+    Ok(())
+}
+
+fn not_for_all(path: &Path) -> SourceError {
+    let detail = "its mode does not let every user read it".to_owned();
+    SourceError::Denied { what: path.display().to_string(), detail }
 }
 
 fn validator(stamp: &Stamp) -> Validator {
@@ -201,7 +251,7 @@ impl RangeSource for FileOrigin {
 #[async_trait]
 impl Origin for FileOrigin {
     async fn resolve(&self, reference: &Reference) -> Result<Resolution, SourceError> {
-        let (origin, reference) = (Self { files_max: self.files_max }, reference.clone());
+        let (origin, reference) = (Self { files_max: self.files_max, anonymous: self.anonymous }, reference.clone());
         blocking(move || origin.resolve_now(&reference)).await
     }
 }

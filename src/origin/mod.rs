@@ -12,6 +12,7 @@ mod file;
 mod http;
 mod hub;
 mod object;
+mod own;
 mod range;
 mod selected;
 
@@ -20,6 +21,7 @@ use std::sync::Arc;
 pub use client::install_tls_provider;
 pub use config::{Config, Listing, ListingError};
 pub use file::list_directory;
+pub use own::own_credential;
 
 use self::allow::AllowList;
 use self::client::Clients;
@@ -57,7 +59,7 @@ impl Origins {
             .map_err(|error| SourceError::Invalid { detail: error.to_string() })?;
         let egress = self.clients.egress(self.listing(reference));
         Ok(match reference.scheme {
-            Scheme::File => Arc::new(file::FileOrigin::new(self.config.files_max)),
+            Scheme::File => Arc::new(file::FileOrigin::new(self.config.files_max, rights)?),
             Scheme::Http | Scheme::Https => Arc::new(http::HttpOrigin::new(self.clients.clone(), rights)?),
             Scheme::Hf => Arc::new(hub::HubOrigin::new(reference, &egress, rights, &self.config)?),
             Scheme::S3 => Arc::new(object::ObjectOrigin::new(reference, egress, rights, &self.config)?),

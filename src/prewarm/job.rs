@@ -1,7 +1,7 @@
 //! One job: fetch, lease, warm. What it is doing is always visible; how it ended is kept.
 
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -11,6 +11,7 @@ use super::wire::{EtaSeconds, JobState, JobView, Priority, Problem, Tier, TreeId
 use crate::base::ErrorKind;
 use crate::base::lifecycle::CancellationToken;
 use crate::base::units::ByteSize;
+use crate::model::Tenant;
 use crate::model::source::SourceError;
 use crate::store::{Model, Store, StoreError};
 use crate::transfer::{Progress, TransferError};
@@ -47,6 +48,24 @@ pub enum JobError {
         /// Size of the model.
         total: ByteSize,
     },
+    /// The scope has as many bytes on the node as it may.
+    #[error(
+        "scope {scope} may bring {most} to this node and has {used}; this model has {needed}: evict one of its models, or have the \
+         operator raise access.bytes_max"
+    )]
+    Quota {
+        /// Whose.
+        scope: Tenant,
+        /// What it may have.
+        most: ByteSize,
+        /// What it has, and has under way.
+        used: ByteSize,
+        /// Size of the model.
+        needed: ByteSize,
+    },
+    /// A restart has ended it.
+    #[error("the daemon has restarted, and credentials are not kept: ask again with one")]
+    NeedsCredentials,
     /// Called off.
     #[error("the job was cancelled")]
     Cancelled,
@@ -59,11 +78,14 @@ pub enum JobError {
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) id: String,
+    /// Who asked, and may look.
+    pub(super) scope: Tenant,
     pub(super) reference: String,
     pub(super) tier: Tier,
     pub(super) started: Instant,
     pub(super) progress: Arc<Progress>,
     pub(super) warmed_bytes: AtomicU64,
+    claimed: AtomicU64,
     pub(super) cancel: CancellationToken,
     state: Mutex<State>,
     /// Goes up whenever something other than a counter changes.
@@ -95,7 +117,8 @@ impl JobError {
             Self::Source(error) => error.kind(),
             Self::Transfer(error) => error.kind(),
             Self::Store(error) => error.kind(),
-            Self::Memory { .. } | Self::NotResident { .. } => ErrorKind::NoSpace,
+            Self::Memory { .. } | Self::NotResident { .. } | Self::Quota { .. } => ErrorKind::NoSpace,
+            Self::NeedsCredentials => ErrorKind::Denied,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Panicked => ErrorKind::Internal,
         }
@@ -105,14 +128,23 @@ impl JobError {
 // === impl Job ===
 
 impl Job {
-    pub(super) fn new(id: String, reference: String, tier: Tier, priority: Priority, lease_seconds: u64) -> Self {
+    pub(super) fn new(
+        id: String,
+        scope: Tenant,
+        reference: String,
+        tier: Tier,
+        priority: Priority,
+        lease_seconds: u64,
+    ) -> Self {
         Self {
             id,
+            scope,
             reference,
             tier,
             started: Instant::now(),
             progress: Arc::default(),
             warmed_bytes: AtomicU64::new(0),
+            claimed: AtomicU64::new(0),
             cancel: CancellationToken::new(),
             state: Mutex::new(State {
                 state: JobState::Queued,
@@ -146,7 +178,7 @@ impl Job {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        !matches!(self.state().state, JobState::Queued | JobState::Running)
+        self.state().state.is_over()
     }
 
     pub(super) fn job_state(&self) -> JobState {
@@ -169,6 +201,15 @@ impl Job {
             state.deadline = [state.deadline, deadline].into_iter().flatten().min();
             state.lease_seconds = state.lease_seconds.max(lease_seconds);
         });
+    }
+
+    /// Bytes that it is about to bring.
+    pub(super) fn claim(&self, bytes: u64) {
+        self.claimed.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn claimed(&self) -> u64 {
+        self.claimed.load(Ordering::Relaxed)
     }
 
     pub(super) fn run(&self, stage: &'static str) {
@@ -200,7 +241,11 @@ impl Job {
     pub(super) fn failed(&self, error: &JobError) {
         let kind = error.kind();
         self.change(|state| {
-            state.state = if kind == ErrorKind::Cancelled { JobState::Cancelled } else { JobState::Failed };
+            state.state = match error {
+                JobError::NeedsCredentials => JobState::NeedsCredentials,
+                _ if kind == ErrorKind::Cancelled => JobState::Cancelled,
+                _ => JobState::Failed,
+            };
             state.error = Some(Problem::new(kind, error.to_string()));
             state.ended = Some(Instant::now());
         });

@@ -3,10 +3,12 @@
 
 mod config;
 mod job;
+mod journal;
 mod registry;
 mod warm;
 pub mod wire;
+mod work;
 
 pub use config::Config;
 pub use job::JobError;
-pub use registry::{Jobs, Submitted};
+pub use registry::{Jobs, Submission, Submitted};

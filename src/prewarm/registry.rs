@@ -1,6 +1,7 @@
 //! All jobs of a node: idempotent by content, bounded in number, remembered for a while after they end.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,15 +11,16 @@ use tokio::sync::Semaphore;
 
 use super::Config;
 use super::job::{Job, JobError};
-use super::warm::warm;
+use super::journal::{Journal, Written};
 use super::wire::{JobState, JobView, PrewarmRequest, Priority, Tier};
+use super::work::Errand;
+use crate::access::{Access, Identity};
 use crate::base::ErrorKind;
 use crate::base::lifecycle::Gate;
-use crate::model::source::Origin;
-use crate::model::{OriginId, Reference, Tenant};
-use crate::store::{Pin, Store};
+use crate::model::{Reference, Tenant};
+use crate::store::Store;
 use crate::telemetry::metrics::{Metrics, Which};
-use crate::transfer::{Fetcher, Request};
+use crate::transfer::Fetcher;
 
 /// Longest wait of one answer; a caller that wants more asks again.
 const WAIT_LIMIT: Duration = Duration::from_secs(600);
@@ -33,24 +35,38 @@ pub struct Jobs {
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     config: Config,
-    store: Store,
-    fetcher: Fetcher,
-    metrics: Arc<Metrics>,
-    gate: Gate,
-    running: Arc<Semaphore>,
+    pub(super) store: Store,
+    pub(super) access: Access,
+    pub(super) fetcher: Fetcher,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) gate: Gate,
+    pub(super) journal: Journal,
+    fingerprints: RandomState,
+    pub(super) running: Arc<Semaphore>,
     table: Mutex<Table>,
     next: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Table {
-    jobs: HashMap<String, Arc<Job>>,
+pub(super) struct Table {
+    pub(super) jobs: HashMap<String, Arc<Job>>,
     /// The job that works on a content now.
-    active: HashMap<(Tenant, String, Tier), Arc<Job>>,
+    pub(super) active: HashMap<Key, Arc<Job>>,
     /// Ended jobs, oldest first.
-    history: VecDeque<String>,
+    pub(super) history: VecDeque<String>,
+}
+
+/// Who asks for what.
+#[derive(Debug)]
+pub struct Submission {
+    /// Who.
+    pub identity: Identity,
+    /// For what.
+    pub reference: Reference,
+    /// How ready, how soon, for how long, and with which credential.
+    pub request: PrewarmRequest,
 }
 
 /// What came of a request.
@@ -62,19 +78,40 @@ pub enum Submitted {
     Full,
 }
 
+/// What makes two requests one job. Who shows another credential may be let in where the first was not, or the other way round.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    scope: Tenant,
+    reference: String,
+    tier: Tier,
+    /// Of the credential; keyed anew in every process, so that it says nothing about it.
+    fingerprint: Option<u64>,
+}
+
 // === impl Jobs ===
 
 impl Jobs {
     /// No jobs yet. `gate` ends them at shutdown.
     #[must_use]
-    pub fn new(config: Config, store: Store, fetcher: Fetcher, metrics: Arc<Metrics>, gate: Gate) -> Self {
+    pub fn new(
+        config: Config,
+        store: Store,
+        access: Access,
+        fetcher: Fetcher,
+        metrics: Arc<Metrics>,
+        gate: Gate,
+    ) -> Self {
         let running = Arc::new(Semaphore::new(config.running_max.max(1)));
+        let (directory, temporaries) = store.jobs_directory();
         let inner = Inner {
             config,
             store,
+            access,
             fetcher,
             metrics,
             gate,
+            journal: Journal::new(directory, temporaries),
+            fingerprints: RandomState::new(),
             running,
             table: Mutex::default(),
             // Ids of one daemon's life do not repeat those of the last.
@@ -85,16 +122,48 @@ impl Jobs {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Starts a job, or joins the one that already works on the same content.
-    pub fn submit(
-        &self,
-        tenant: Tenant,
-        reference: &Reference,
-        origin_id: OriginId,
-        origin: Arc<dyn Origin>,
-        request: &PrewarmRequest,
-    ) -> Submitted {
+    /// Goes on with the jobs that an earlier process left. Those that came with a credential wait for their callers.
+    pub fn resume(&self) {
         let inner = &self.inner;
+        for written in inner.journal.read(inner.config.history_max) {
+            let Written { id, scope, our_rights, reference, tier, priority, lease_seconds, credential, .. } = written;
+            let Ok(reference) = reference.parse::<Reference>() else {
+                inner.journal.remove(&id);
+                continue;
+            };
+            if credential {
+                let job = Arc::new(Job::new(id.clone(), scope, reference.to_string(), tier, priority, lease_seconds));
+                job.failed(&JobError::NeedsCredentials);
+                let mut table = inner.table();
+                table.jobs.insert(id.clone(), job);
+                table.history.push_back(id);
+                continue;
+            }
+            inner.journal.remove(&id);
+            let identity = Identity { scope, operator: false, has_our_rights: our_rights };
+            let request = PrewarmRequest {
+                reference: reference.to_string(),
+                tier,
+                priority: Some(priority),
+                lease_seconds: Some(lease_seconds),
+                ..PrewarmRequest::default()
+            };
+            if matches!(self.begin(Some(id), Submission { identity, reference, request }), Submitted::Full) {
+                tracing::warn!("too many jobs were left by the last process: some are given up");
+                break;
+            }
+        }
+    }
+
+    /// Starts a job, or joins the one that already works on the same content for the same scope.
+    #[must_use]
+    pub fn submit(&self, submission: Submission) -> Submitted {
+        self.begin(None, submission)
+    }
+
+    fn begin(&self, id: Option<String>, submission: Submission) -> Submitted {
+        let inner = &self.inner;
+        let Submission { identity, reference, request } = submission;
         let canonical = reference.to_string();
         let priority = request.priority.unwrap_or(Priority::Prefetch);
         let lease =
@@ -103,7 +172,11 @@ impl Jobs {
             .deadline_seconds
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
             .and_then(|wait| Instant::now().checked_add(wait));
-        let key = (tenant.clone(), canonical.clone(), request.tier);
+        let credential = request.credential;
+        let fingerprint = credential
+            .as_ref()
+            .map(|credential| inner.fingerprints.hash_one(serde_json::to_vec(credential).unwrap_or_default()));
+        let key = Key { scope: identity.scope.clone(), reference: canonical.clone(), tier: request.tier, fingerprint };
         let job = {
             let mut table = inner.table();
             if let Some(job) = table.active.get(&key).filter(|job| !job.is_over() && !job.cancel.is_cancelled()) {
@@ -113,18 +186,20 @@ impl Jobs {
             if table.active.len() >= inner.config.running_max + inner.config.queued_max {
                 return Submitted::Full;
             }
-            let id = format!("job-{:013x}", inner.next.fetch_add(1, Ordering::Relaxed));
-            let job = Arc::new(Job::new(id.clone(), canonical, request.tier, priority, lease));
+            let id = id.unwrap_or_else(|| format!("job-{:013x}", inner.next.fetch_add(1, Ordering::Relaxed)));
+            let scope = identity.scope.clone();
+            let job = Arc::new(Job::new(id.clone(), scope, canonical, request.tier, priority, lease));
             job.join(priority, deadline, lease);
             table.jobs.insert(id, Arc::clone(&job));
             table.active.insert(key.clone(), Arc::clone(&job));
             job
         };
         inner.count();
-        let (this, reference) = (Arc::clone(inner), reference.clone());
+        let this = Arc::clone(inner);
         let task = Arc::clone(&job);
+        let errand = Errand { identity, reference, credential };
         inner.gate.spawn("job", async move {
-            let work = this.work(&task, tenant, reference, origin_id, origin);
+            let work = this.work(&task, errand);
             let outcome = crate::base::lifecycle::supervise("job", work).await.unwrap_or_else(|panicked| {
                 tracing::error!(job = %task.id, %panicked, "a job panicked");
                 Err(JobError::Panicked)
@@ -146,32 +221,41 @@ impl Jobs {
         Submitted::Job(Box::new(job.view(&inner.store)))
     }
 
-    /// A job by its id.
+    /// A job by its id, if `who` may see it: an operator, or who is of the scope that asked for it.
     #[must_use]
-    pub fn get(&self, id: &str) -> Option<JobView> {
-        let job = self.inner.table().jobs.get(id).cloned()?;
-        Some(job.view(&self.inner.store))
+    pub fn get(&self, who: &Identity, id: &str) -> Option<JobView> {
+        Some(self.find(who, id)?.view(&self.inner.store))
     }
 
-    /// All jobs that are remembered, newest first.
+    fn find(&self, who: &Identity, id: &str) -> Option<Arc<Job>> {
+        let job = self.inner.table().jobs.get(id).cloned()?;
+        (who.operator || job.scope == who.scope).then_some(job)
+    }
+
+    /// All jobs that are remembered and that `who` may see, newest first.
     #[must_use]
-    pub fn list(&self) -> Vec<JobView> {
+    pub fn list(&self, who: &Identity) -> Vec<JobView> {
         let mut jobs: Vec<Arc<Job>> = self.inner.table().jobs.values().cloned().collect();
+        jobs.retain(|job| who.operator || job.scope == who.scope);
         jobs.sort_by(|one, other| other.id.cmp(&one.id));
         jobs.iter().map(|job| job.view(&self.inner.store)).collect()
     }
 
     /// Calls a job off. Ended ones stay as they are.
     #[must_use]
-    pub fn cancel(&self, id: &str) -> Option<JobView> {
-        let job = self.inner.table().jobs.get(id).cloned()?;
+    pub fn cancel(&self, who: &Identity, id: &str) -> Option<JobView> {
+        let job = self.find(who, id)?;
         job.cancel.cancel();
+        if job.is_over() {
+            // One that waits for a credential is given up.
+            self.inner.journal.remove(&job.id);
+        }
         Some(job.view(&self.inner.store))
     }
 
     /// Waits until a job has ended, but no longer than ten minutes.
-    pub async fn wait(&self, id: &str) -> Option<JobView> {
-        let job = self.inner.table().jobs.get(id).cloned()?;
+    pub async fn wait(&self, who: &Identity, id: &str) -> Option<JobView> {
+        let job = self.find(who, id)?;
         let mut changes = job.changes();
         let over = async {
             while !job.is_over() {
@@ -187,8 +271,8 @@ impl Jobs {
 
     /// Snapshots of a job, at least four a second while it runs, until it has ended.
     #[must_use]
-    pub fn watch(&self, id: &str) -> Option<impl Stream<Item = JobView> + Send + 'static> {
-        let job = self.inner.table().jobs.get(id).cloned()?;
+    pub fn watch(&self, who: &Identity, id: &str) -> Option<impl Stream<Item = JobView> + Send + use<>> {
+        let job = self.find(who, id)?;
         let store = self.inner.store.clone();
         let changes = job.changes();
         Some(futures_util::stream::unfold(Some((job, store, changes, true)), |state| async move {
@@ -198,7 +282,7 @@ impl Jobs {
                 let _ = tokio::time::timeout(EVENT_EVERY, changes.changed()).await;
             }
             let view = job.view(&store);
-            let over = !matches!(view.state, JobState::Queued | JobState::Running);
+            let over = view.state.is_over();
             Some((view, (!over).then_some((job, store, changes, false))))
         }))
     }
@@ -207,110 +291,15 @@ impl Jobs {
 // === impl Inner ===
 
 impl Inner {
-    fn table(&self) -> MutexGuard<'_, Table> {
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn work(
-        &self,
-        job: &Arc<Job>,
-        tenant: Tenant,
-        reference: Reference,
-        origin_id: OriginId,
-        origin: Arc<dyn Origin>,
-    ) -> Result<Option<u64>, JobError> {
-        // A shutdown calls every job off.
-        let (stop, cancel) = (self.gate.token(), job.cancel.clone());
-        let link = tokio::spawn(async move {
-            stop.cancelled().await;
-            cancel.cancel();
-        });
-        let outcome = tokio::select! {
-            () = job.cancel.cancelled() => Err(JobError::Cancelled),
-            place = Arc::clone(&self.running).acquire_owned() => {
-                let _place = place;
-                self.fetch_and_warm(job, tenant, reference, origin_id, origin).await
-            }
-        };
-        link.abort();
-        outcome
-    }
-
-    async fn fetch_and_warm(
-        &self,
-        job: &Arc<Job>,
-        tenant: Tenant,
-        reference: Reference,
-        origin_id: OriginId,
-        origin: Arc<dyn Origin>,
-    ) -> Result<Option<u64>, JobError> {
-        // A blob that is found corrupt while warming is fetched once more; twice in a row is a broken disk.
-        for attempt in 0..2 {
-            job.run("transfer");
-            let request = Request {
-                tenant: tenant.clone(),
-                reference: reference.clone(),
-                origin: Arc::clone(&origin),
-                origin_id: origin_id.clone(),
-                resolved: None,
-                asked_by: None,
-                priority: job.priority(),
-                progress: Arc::clone(&job.progress),
-                cancel: job.cancel.clone(),
-            };
-            let fetched = self.fetcher.fetch(request).await?;
-            self.lease(job, &tenant, &fetched.model).await?;
-            job.fetched(&fetched.model, fetched.warnings);
-            if job.tier == Tier::Disk {
-                return Ok(None);
-            }
-            job.run("warm");
-            let manifest = self.store.manifest(&fetched.model.record.manifest);
-            let (store, task) = (self.store.clone(), Arc::clone(job));
-            let warmed = tokio::task::spawn_blocking(move || {
-                let manifest = manifest.ok_or(JobError::Cancelled)?;
-                warm(&store, &manifest, &task.warmed_bytes, &|| task.cancel.is_cancelled())
-            })
-            .await
-            .map_err(|_| JobError::Panicked)?;
-            match warmed {
-                Err(error) if error.kind() == ErrorKind::Corrupt && attempt == 0 => {
-                    self.metrics.corrupt.get_or_create(&Which { which: "warm" }).inc();
-                    tracing::warn!(job = %job.id, %error, "found while warming; fetching again");
-                }
-                Err(error) => return Err(error),
-                Ok(warmed) if warmed.resident < warmed.total => {
-                    return Err(JobError::NotResident {
-                        resident: crate::base::units::ByteSize(warmed.resident),
-                        total: crate::base::units::ByteSize(warmed.total),
-                    });
-                }
-                Ok(warmed) => return Ok(Some(warmed.resident)),
-            }
+    fn ended(&self, key: &Key, job: &Arc<Job>) {
+        // What a shutdown has called off is found again.
+        if !self.gate.token().is_cancelled() {
+            self.journal.remove(&job.id);
         }
-        Err(JobError::Panicked)
-    }
-
-    /// From the answer to the engine's first open the tree must not go.
-    async fn lease(&self, job: &Job, tenant: &Tenant, model: &crate::store::Model) -> Result<(), JobError> {
-        let seconds = job.lease_seconds();
-        if seconds == 0 {
-            return Ok(());
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let expires_at = now + seconds;
-        // One lease a model from this door: the longest of those asked for.
-        let id = "prewarm";
-        if model.pins.iter().any(|pin| pin.id == id && pin.expires_at.is_some_and(|until| until + 30 >= expires_at)) {
-            return Ok(());
-        }
-        let pin = Pin { id: id.to_owned(), reason: format!("asked for by {}", job.id), expires_at: Some(expires_at) };
-        let (store, tenant, id) = (self.store.clone(), tenant.clone(), model.record.id.clone());
-        tokio::task::spawn_blocking(move || store.pin(&tenant, &id, pin)).await.map_err(|_| JobError::Panicked)??;
-        Ok(())
-    }
-
-    fn ended(&self, key: &(Tenant, String, Tier), job: &Arc<Job>) {
         let mut table = self.table();
         if table.active.get(key).is_some_and(|active| Arc::ptr_eq(active, job)) {
             table.active.remove(key);

@@ -6,9 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::ErrorKind;
 use crate::digest::Hash;
-use crate::model::{ModelId, ModelRecord};
+use crate::model::{Credential, ModelId, ModelRecord};
 use crate::store::{Model, Pin};
 pub use crate::transfer::Priority;
+
+/// Carries a credential as JSON, as `credential` of a prewarm request does: on every route that reads.
+pub const CREDENTIAL_HEADER: &str = "preheat-credential";
 
 /// How ready a model is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -43,6 +46,9 @@ pub struct PrewarmRequest {
     /// Answer only when it is ready or has failed, or after 10 minutes.
     #[serde(default)]
     pub wait: bool,
+    /// What to show the origin, where not everybody may read it. Kept in memory, as long as the job runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Credential>,
 }
 
 /// Where a job stands.
@@ -60,6 +66,9 @@ pub enum JobState {
     Failed,
     /// Called off.
     Cancelled,
+    /// The daemon restarted and the credential went with it: ask again with one.
+    #[serde(rename = "needs_credentials")]
+    NeedsCredentials,
 }
 
 /// Seconds still to go.
@@ -210,6 +219,16 @@ pub struct PinRequest {
     /// A lease of so many seconds; without it a pin until it is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_seconds: Option<u64>,
+}
+
+// === impl JobState ===
+
+impl JobState {
+    /// Whether nothing more will happen.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
 }
 
 // === impl Problem ===

@@ -131,8 +131,9 @@ impl Index {
         for file in entry.manifest.files() {
             *named.entry(file.blake3).or_default() += 1;
         }
-        if let Some(old) = self.models.insert(key.clone(), entry) {
-            self.forget(&key.0, &old);
+        let scope = key.0.clone();
+        if let Some(old) = self.models.insert(key, entry) {
+            self.forget(&scope, &old);
         }
     }
 

@@ -294,12 +294,6 @@ impl Store {
         self.hold_in(scope, &hash)
     }
 
-    /// Whether one of these scopes, or a public model, names the blob.
-    #[must_use]
-    pub fn is_named_in(&self, scope: &Tenant, hash: &Hash) -> bool {
-        self.inner.index().is_named_in(scope, hash)
-    }
-
     /// Opens a blob for verified reading. Its outboard is checked against its name here, once.
     ///
     /// # Errors
@@ -440,6 +434,12 @@ impl Store {
     pub fn manifest(&self, digest: &Hash) -> Option<Arc<Manifest>> {
         let index = self.inner.index();
         index.models.values().find(|entry| entry.record.manifest == *digest).map(|entry| Arc::clone(&entry.manifest))
+    }
+
+    /// Where unfinished jobs are written down, and where their files are made.
+    #[must_use]
+    pub fn jobs_directory(&self) -> (PathBuf, PathBuf) {
+        (self.inner.layout.jobs(), self.inner.layout.temporaries())
     }
 
     /// Notes a use now, for the eviction order.

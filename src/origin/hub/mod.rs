@@ -19,6 +19,8 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use reqwest::{Response, StatusCode, Url};
 
+pub(super) use token::own_token;
+
 use self::api::Api;
 use self::location::{Location, leads_elsewhere};
 use super::Config;

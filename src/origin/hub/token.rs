@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use reqwest::header::HeaderValue;
 
+use crate::model::Secret;
 use crate::model::source::SourceError;
 
 /// `Authorization` for the hub.
@@ -29,9 +30,17 @@ impl Token {
 
 /// The token in force, if there is one.
 pub(super) fn find() -> Result<Option<Token>, SourceError> {
+    own_token()?.map(|secret| Token::new(secret.reveal(), "the hub's token")).transpose()
+}
+
+/// Its text.
+///
+/// # Errors
+/// `Invalid` for a token file that cannot be read.
+pub(in crate::origin) fn own_token() -> Result<Option<Secret>, SourceError> {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     if let Some(text) = set("HF_TOKEN") {
-        return Token::new(&text, "HF_TOKEN").map(Some);
+        return Ok(Some(Secret::new(text.trim().to_owned())));
     }
     let file = set("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| {
         let home = set("HF_HOME").map(PathBuf::from);
@@ -41,7 +50,7 @@ pub(super) fn find() -> Result<Option<Token>, SourceError> {
     let Some(file) = file else { return Ok(None) };
     match std::fs::read_to_string(&file) {
         Ok(text) if text.trim().is_empty() => Ok(None),
-        Ok(text) => Token::new(&text, &file.display().to_string()).map(Some),
+        Ok(text) => Ok(Some(Secret::new(text.trim().to_owned()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(SourceError::Invalid { detail: format!("read the hub's token {}: {error}", file.display()) }),
     }
