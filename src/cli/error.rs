@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::access::TokenError;
 use crate::base::ErrorKind;
 use crate::doors::client::ClientError;
 use crate::doors::{BindError, ConfigError};
@@ -38,6 +39,7 @@ pub(super) fn kind_of(error: &anyhow::Error) -> ErrorKind {
             .or_else(|| told::<SourceError>(link, SourceError::kind))
             .or_else(|| told::<ClientError>(link, ClientError::kind))
             .or_else(|| told::<BindError>(link, BindError::kind))
+            .or_else(|| told::<TokenError>(link, |_| ErrorKind::Invalid))
             .or_else(|| told::<ConfigError>(link, |_| ErrorKind::Invalid))
             .or_else(|| told::<std::io::Error>(link, ErrorKind::of_io));
         if let Some(kind) = kind {

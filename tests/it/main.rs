@@ -1,6 +1,7 @@
 //! Integration tests: one binary, so that linking is paid once. One module per subject.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise, and the line that says so is the report")]
 
+mod access;
 mod architecture;
 mod cli;
 mod conformance;

@@ -215,6 +215,16 @@ impl Origin for HttpOrigin {
         }
         Ok(resolution(origin, files))
     }
+
+    /// A manifest tells what there is, whoever may read it: one file is asked for.
+    async fn prove(&self, resolution: &Resolution) -> Result<(), SourceError> {
+        let largest = resolution.files.iter().max_by_key(|file| file.size);
+        let Some(file) = largest.filter(|_| resolution.manifest.is_some()) else { return Ok(()) };
+        match self.head(&file.locator).await? {
+            Some(_) => Ok(()),
+            None => Err(SourceError::NotFound { what: safe_text(&file.locator) }),
+        }
+    }
 }
 
 fn head_of(answer: &Response, size: u64) -> Head {

@@ -1,5 +1,7 @@
 //! What a web server that cannot be listed has of the names that engines read.
 
+use std::sync::{Mutex, PoisonError};
+
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Head, HttpOrigin};
@@ -70,10 +72,20 @@ pub(super) async fn files(
     }
     names.sort();
     names.dedup();
+    let denied = Mutex::new(None);
     let found: Vec<(FilePath, Option<Head>)> = stream::iter(names)
-        .map(|path| async move {
-            let head = origin.head(&locate(&path)).await.or_else(absent)?;
-            Ok::<_, SourceError>((path, head))
+        .map(|path| {
+            let denied = &denied;
+            async move {
+                let head = match origin.head(&locate(&path)).await {
+                    Err(error @ SourceError::Denied { .. }) => {
+                        denied.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                        None
+                    }
+                    outcome => outcome?,
+                };
+                Ok::<_, SourceError>((path, head))
+            }
         })
         .buffered(AT_ONCE)
         .try_collect()
@@ -87,6 +99,10 @@ pub(super) async fn files(
     }
     let found: Vec<(FilePath, Head)> = found.into_iter().filter_map(|(path, head)| Some((path, head?))).collect();
     if found.is_empty() {
+        // A server that refuses everything has something, or hides that it has nothing.
+        if let Some(denied) = denied.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(denied);
+        }
         let base = reference.base();
         return Err(SourceError::NotFound {
             what: format!(

@@ -54,6 +54,8 @@ struct State {
     body_bytes: Mutex<HashMap<String, u64>>,
     gets: Mutex<HashMap<String, usize>>,
     requests: Mutex<usize>,
+    /// Bearer tokens that open it; `None`: it is open to all.
+    tokens: Mutex<Option<Vec<String>>>,
 }
 
 /// The server; it ends with the runtime.
@@ -110,6 +112,11 @@ impl Web {
         *self.state.fault.lock().unwrap() = None;
     }
 
+    /// Opens it to those who show one of these tokens, and to nobody else.
+    pub(crate) fn close_to_all_but(&self, tokens: &[&str]) {
+        *self.state.tokens.lock().unwrap() = Some(tokens.iter().map(|token| (*token).to_owned()).collect());
+    }
+
     /// Body bytes sent of one file.
     pub(crate) fn sent(&self, path: &str) -> u64 {
         self.state.body_bytes.lock().unwrap().get(&format!("/m/{path}")).copied().unwrap_or(0)
@@ -135,6 +142,11 @@ type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Answer, Infallible> {
     *state.requests.lock().unwrap() += 1;
     let path = percent_encoding::percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
+    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    if state.tokens.lock().unwrap().as_ref().is_some_and(|tokens| !tokens.iter().any(|token| token == shown)) {
+        return Ok(empty(StatusCode::UNAUTHORIZED));
+    }
     let found = state.files.lock().unwrap().get(&path).cloned();
     let Some(object) = found else { return Ok(empty(StatusCode::NOT_FOUND)) };
     let (bytes, tag) = &*object;
