@@ -1,4 +1,4 @@
-//! Who may read what, as `cache-layout/ACCESS.md` states it: every kind of caller at every door, for public and private models,
+//! Who may read what, as README.md states it: every kind of caller at every door, for public and private models,
 //! with the origin up, down, and of another mind.
 
 use std::os::unix::fs::PermissionsExt;
