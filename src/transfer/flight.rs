@@ -83,11 +83,9 @@ impl Errand {
     pub(super) fn new(tenant: &Tenant, origin_id: &OriginId, remote: RemoteFile, origin: Arc<dyn RangeSource>) -> Self {
         let validator = remote.validator.as_key();
         let key = FlightKey::new(tenant, origin_id, &remote.locator, &validator, remote.size);
-        // Any number will do that is the same for the same server: its limits are for all that is asked of it.
-        let lane =
-            Hash::of(origin_id.server().as_bytes()).as_bytes().iter().take(8).fold(0, |n, b| n << 8 | u64::from(*b));
+        let lane = LaneId::of(origin_id);
         let (tenant, origin_id) = (tenant.clone(), origin_id.clone());
-        Self { tenant, origin_id, key, remote: Arc::new(remote), origin, lane: LaneId(lane) }
+        Self { tenant, origin_id, key, remote: Arc::new(remote), origin, lane }
     }
 
     /// Whether an object of this key is known to have the same bytes as before. Without a validator it is not.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::observed::Observed;
 use super::pace::Pace;
 use super::{Config, TransferError};
 use crate::digest::GROUP_BYTES;
@@ -21,6 +22,7 @@ pub(super) struct Gear {
     pub(super) config: Config,
     pub(super) buffers: Buffers,
     pub(super) pace: Pace,
+    pub(super) observed: Observed,
     /// Hashing and writing of groups. Nothing here waits for anything but the disk.
     pub(super) write: Hands,
     /// Sequential digests of origins.
@@ -49,6 +51,7 @@ impl Gear {
         Ok(Self {
             buffers: Buffers::new(config.memory.0 - small, GROUP_BYTES as usize),
             pace: Pace::new(config.bandwidth, Instant::now()),
+            observed: Observed::default(),
             // Each connection has at most two writes under way, so the queue never makes one wait for room.
             write: Hands::new("write", config.write_threads.unwrap_or(threads), 2 * total)?,
             digest: Hands::new("digest", config.digest_threads.unwrap_or(threads), total)?,

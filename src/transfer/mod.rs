@@ -20,6 +20,7 @@ mod flow;
 mod gear;
 mod job;
 mod leader;
+mod observed;
 mod pace;
 mod plan;
 mod progress;
@@ -40,6 +41,7 @@ use tokio::sync::Mutex;
 
 pub use config::{Config, ConfigError};
 pub use error::TransferError;
+pub use observed::OriginRate;
 pub use progress::{Progress, ProgressSnapshot, Stage};
 pub use rate::Eta;
 
@@ -53,6 +55,7 @@ use flight::Flights;
 use gear::Gear;
 use job::Job;
 use pump::Pump;
+use schedule::LaneId;
 
 /// Who waits for a transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -160,6 +163,12 @@ impl Fetcher {
         };
         metrics.fetches.get_or_create(&Ended { outcome: ended }).inc();
         metrics.fetch_seconds.get_or_create(&Which { which: "total" }).observe(begun.elapsed().as_secs_f64());
+        if let Ok(fetched) = &outcome
+            && fetched.origin_bytes > 0
+        {
+            let lane = LaneId::of(&request.origin_id);
+            self.inner.gear.observed.transferred(lane, fetched.origin_bytes, begun.elapsed(), Instant::now());
+        }
         outcome
     }
 
@@ -206,6 +215,18 @@ impl Fetcher {
                 }
             }
         }
+    }
+
+    /// What the server of an origin has been seen to give; `None` if nothing was ever fetched from it.
+    #[must_use]
+    pub fn rate_of(&self, origin: &OriginId) -> Option<OriginRate> {
+        self.inner.gear.observed.of(LaneId::of(origin), Instant::now())
+    }
+
+    /// What servers give in general, by those that something was fetched from.
+    #[must_use]
+    pub fn rate_of_any(&self) -> Option<OriginRate> {
+        self.inner.gear.observed.of_any(Instant::now())
     }
 
     /// Transfers under way.

@@ -204,6 +204,10 @@ impl Work {
     fn tick(&mut self) {
         let received = self.parts.iter().map(|(id, part)| (*id, part.meter.load(Ordering::Relaxed))).collect();
         self.decide(Event::Tick(received));
+        let now = Instant::now();
+        for (lane, received, full) in self.schedule.busy_lanes() {
+            self.gear.observed.sample(lane, received, full, now);
+        }
         // Whoever handed the file over has gone without a word.
         let orphans: Vec<FileId> =
             self.files.iter().filter(|(_, (_, answer))| answer.is_closed()).map(|(id, _)| *id).collect();

@@ -191,8 +191,13 @@ impl Lane {
     }
 
     pub(super) fn measure(&mut self, now: Instant) {
-        let full = self.open_large >= self.climb.target();
+        let full = self.is_full();
         self.climb.measure(now, self.received, full);
+    }
+
+    /// Whether as many connections are open as it is worth.
+    pub(super) fn is_full(&self) -> bool {
+        self.open_large >= self.climb.target()
     }
 
     pub(super) fn went_well(&mut self) {

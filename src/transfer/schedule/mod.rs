@@ -26,7 +26,8 @@ use std::time::{Duration, Instant};
 use super::backoff::{Backoff, Jitter};
 use super::error::Remedy;
 use super::{Config, Priority};
-use crate::digest::GROUP_BYTES;
+use crate::digest::{GROUP_BYTES, Hash};
+use crate::model::OriginId;
 use lane::Lane;
 use parts::{File, Part, Run};
 
@@ -177,6 +178,16 @@ const LANES: usize = 256;
 /// A connection this far from its end is worth helping: giving up half costs a request and what is in the socket's buffers.
 const WORTH_HELPING: Duration = Duration::from_secs(2);
 
+// === impl LaneId ===
+
+impl LaneId {
+    /// Any number will do that is the same for the same server: its limits are for all that is asked of it.
+    pub(super) fn of(origin: &OriginId) -> Self {
+        let digest = Hash::of(origin.server().as_bytes());
+        Self(digest.as_bytes().iter().take(8).fold(0, |n, b| n << 8 | u64::from(*b)))
+    }
+}
+
 // === impl Limits ===
 
 impl Limits {
@@ -235,6 +246,12 @@ impl<E: Clone + std::fmt::Debug> Schedule<E> {
         let lanes = self.lanes.values().filter(|lane| lane.wants()).filter_map(Lane::wait_until);
         // A lane whose wait is over waits for a connection, not for time.
         runs.into_iter().chain(lanes.filter(|at| *at > now)).min()
+    }
+
+    /// The origins that something is fetched from: the bytes they have sent, and whether as many connections are open as each is
+    /// worth.
+    pub(super) fn busy_lanes(&self) -> impl Iterator<Item = (LaneId, u64, bool)> {
+        self.lanes.iter().filter(|(_, lane)| lane.files > 0).map(|(id, lane)| (*id, lane.received, lane.is_full()))
     }
 
     /// Open parts.
