@@ -3,6 +3,7 @@
 mod boot;
 mod error;
 pub mod lifecycle;
+pub mod recent;
 pub mod units;
 
 pub use boot::BootId;

@@ -18,13 +18,16 @@ use serde::de::DeserializeOwned;
 use super::problem::{in_our_shape, problem};
 use super::reader::{Reader, identify};
 use super::{Node, blobs};
+use crate::access::Identity;
 use crate::access::Verdict;
 use crate::base::ErrorKind;
 use crate::base::units::MIB;
 use crate::digest::Hash;
-use crate::model::{ModelId, Reference, Tenant};
-use crate::prewarm::wire::{GcReport, GcRequest, ModelView, PinRequest, PrewarmRequest, Problem};
-use crate::prewarm::{Submission, Submitted};
+use crate::model::{Credential, ModelId, Reference, Tenant};
+use crate::prewarm::wire::{
+    Estimate, EstimateRequest, GcReport, GcRequest, ModelView, PinRequest, PrewarmRequest, Problem,
+};
+use crate::prewarm::{Estimation, Submission, Submitted};
 use crate::store::{Model, Pin, StoreError};
 use crate::sys::host::HostFacts;
 use crate::telemetry::metrics::{CONTENT_TYPE, Served};
@@ -34,6 +37,12 @@ const BODY_LIMIT: usize = MIB as usize;
 
 /// Between two comments on a quiet event stream; a client takes four times this for a hang.
 const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// Models of one request.
+const SET_LIMIT: usize = 64;
+
+/// How long an answer waits for the origin to say how much there is to do: a listing rarely takes half of it.
+const VERDICT_WAIT: Duration = Duration::from_secs(2);
 
 type Answer<T> = Result<T, Problem>;
 
@@ -45,6 +54,7 @@ pub(super) fn router(node: Node) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/node", get(node_facts))
         .route("/v1/prewarm", post(prewarm).get(jobs))
+        .route("/v1/estimate", post(estimate))
         .route("/v1/prewarm/{id}", get(job).delete(cancel))
         .route("/v1/prewarm/{id}/events", get(events))
         .route("/v1/models", get(models))
@@ -104,18 +114,27 @@ async fn prewarm(
     if !node.ready.is_ready() {
         return Err(problem(ErrorKind::Cancelled, "the daemon starts or drains: ask again later"));
     }
-    let reference: Reference =
-        request.reference.parse().map_err(|error| problem(ErrorKind::Invalid, format!("{error}")))?;
+    let references = parse_references(&request.reference, &request.references)?;
     let Reader { identity, credential } = reader;
     request.credential = request.credential.or(credential);
-    node.access
-        .ladder(&identity, &reference, request.credential.as_ref())
-        .map_err(|error| problem(error.kind(), error.to_string()))?;
-    let wait = request.wait;
-    let submitted = node.jobs.submit(Submission { identity: identity.clone(), reference, request });
+    may_try(&node, &identity, &references, request.credential.as_ref())?;
+    if let Some(pin) = &request.pin
+        && !crate::store::Pin::is_name(pin)
+    {
+        return Err(problem(ErrorKind::Invalid, "pin: a name has 1 to 63 characters of a-z, 0-9 and -"));
+    }
+    let (wait, planned) = (request.wait, request.deadline_seconds.is_some());
+    let submitted = node.jobs.submit(Submission { identity: identity.clone(), references, request });
     let Submitted::Job(mut view) = submitted else {
         return Err(problem(ErrorKind::Busy, "too many jobs wait on this node: ask again later"));
     };
+    // Whoever has a deadline wants to hear at once whether it can hold, which is known when the origin has answered.
+    if planned
+        && !wait
+        && let Some(estimated) = node.jobs.wait_for_estimate(&identity, &view.id, VERDICT_WAIT).await
+    {
+        *view = estimated;
+    }
     if wait {
         let waited = tokio::select! {
             waited = node.jobs.wait(&identity, &view.id) => waited,
@@ -127,6 +146,54 @@ async fn prewarm(
     }
     let status = if view.state.is_over() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(serde_json::to_value(view).unwrap_or_default())))
+}
+
+/// The references of a request: one, or a set.
+fn parse_references(one: &str, many: &[String]) -> Answer<Vec<Reference>> {
+    let invalid = |detail: String| problem(ErrorKind::Invalid, detail);
+    let texts: Vec<&str> = match (one.is_empty(), many.is_empty()) {
+        (false, true) => vec![one],
+        (true, false) => many.iter().map(String::as_str).collect(),
+        _ => return Err(invalid("write either `reference` or `references`, and something in it".to_owned())),
+    };
+    if texts.len() > SET_LIMIT {
+        return Err(invalid(format!("references: a set has at most {SET_LIMIT} members, this one {}", texts.len())));
+    }
+    let mut references: Vec<Reference> = Vec::with_capacity(texts.len());
+    for text in texts {
+        let reference = text.parse().map_err(|error| invalid(format!("{error}")))?;
+        if !references.contains(&reference) {
+            references.push(reference);
+        }
+    }
+    Ok(references)
+}
+
+/// Refuses at once what cannot be tried at all.
+fn may_try(node: &Node, identity: &Identity, references: &[Reference], credential: Option<&Credential>) -> Answer<()> {
+    for reference in references {
+        node.access
+            .ladder(identity, reference, credential)
+            .map_err(|error| problem(error.kind(), error.to_string()))?;
+    }
+    Ok(())
+}
+
+async fn estimate(State(node): State<Node>, reader: Reader, body: Bytes) -> Answer<Json<Estimate>> {
+    let mut request: EstimateRequest = parse_secretly(&body)?;
+    if request.deadline_seconds.is_some_and(|seconds| !(seconds.is_finite() && seconds >= 0.0)) {
+        return Err(problem(ErrorKind::Invalid, "deadline_seconds must be a number of seconds from now, not negative"));
+    }
+    let references = parse_references(&request.reference, &request.references)?;
+    let Reader { identity, credential } = reader;
+    request.credential = request.credential.or(credential);
+    may_try(&node, &identity, &references, request.credential.as_ref())?;
+    let asked = node.jobs.estimate(Estimation { identity, references, request });
+    let answered = tokio::select! {
+        answered = asked => answered,
+        () = node.stop.cancelled() => return Err(problem(ErrorKind::Cancelled, "the daemon drains: ask again later")),
+    };
+    answered.map(Json).map_err(|error| problem(error.kind(), error.to_string()))
 }
 
 async fn jobs(State(node): State<Node>, reader: Reader) -> Json<serde_json::Value> {

@@ -1,20 +1,21 @@
-//! One job: fetch, lease, warm. What it is doing is always visible; how it ended is kept.
+//! One job and its models: fetch, lease, warm. What it is doing is always visible; how it ended is kept.
 
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::wire::{EtaSeconds, JobState, JobView, Priority, Problem, Tier, TreeIdentity};
+use super::member::Member;
+use super::timeline::Timeline;
+use super::wire::{Basis, Estimate, EtaSeconds, JobState, JobView, MemberView, MissingBytes, Priority, Problem, Tier};
 use crate::base::ErrorKind;
 use crate::base::lifecycle::CancellationToken;
 use crate::base::units::ByteSize;
-use crate::model::Tenant;
 use crate::model::source::SourceError;
-use crate::store::{Model, Store, StoreError};
-use crate::transfer::{Progress, TransferError};
+use crate::model::{Reference, Tenant};
+use crate::store::{Store, StoreError};
+use crate::transfer::{ProgressSnapshot, TransferError};
 
 /// Why a job failed.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,9 @@ pub enum JobError {
     /// A restart has ended it.
     #[error("the daemon has restarted, and credentials are not kept: ask again with one")]
     NeedsCredentials,
+    /// What others may read too may not be kept for ever by this caller.
+    #[error("pinning {0}, which others may read, is for the operator: ask for a lease instead")]
+    Pin(String),
     /// Called off.
     #[error("the job was cancelled")]
     Cancelled,
@@ -80,11 +84,11 @@ pub(super) struct Job {
     pub(super) id: String,
     /// Who asked, and may look.
     pub(super) scope: Tenant,
-    pub(super) reference: String,
+    pub(super) members: Vec<Arc<Member>>,
     pub(super) tier: Tier,
     pub(super) started: Instant,
-    pub(super) progress: Arc<Progress>,
-    pub(super) warmed_bytes: AtomicU64,
+    /// The pin that its models get.
+    pub(super) pin: Option<String>,
     claimed: AtomicU64,
     pub(super) cancel: CancellationToken,
     state: Mutex<State>,
@@ -98,11 +102,10 @@ struct State {
     priority: Priority,
     deadline: Option<Instant>,
     lease_seconds: u64,
-    stage: &'static str,
-    model: Option<Model>,
-    tree: Option<TreeIdentity>,
-    resident: Option<u64>,
-    warnings: Vec<String>,
+    estimate: Option<Estimate>,
+    /// When it was made.
+    estimated_at: Option<Instant>,
+    timeline: Timeline,
     error: Option<Problem>,
     ended: Option<Instant>,
 }
@@ -118,7 +121,7 @@ impl JobError {
             Self::Transfer(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Memory { .. } | Self::NotResident { .. } | Self::Quota { .. } => ErrorKind::NoSpace,
-            Self::NeedsCredentials => ErrorKind::Denied,
+            Self::NeedsCredentials | Self::Pin(_) => ErrorKind::Denied,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Panicked => ErrorKind::Internal,
         }
@@ -128,39 +131,38 @@ impl JobError {
 // === impl Job ===
 
 impl Job {
-    pub(super) fn new(
-        id: String,
-        scope: Tenant,
-        reference: String,
-        tier: Tier,
-        priority: Priority,
-        lease_seconds: u64,
-    ) -> Self {
+    pub(super) fn new(id: String, scope: Tenant, members: Vec<Reference>, tier: Tier, pin: Option<String>) -> Self {
+        let started = Instant::now();
+        let mut timeline = Timeline::default();
+        timeline.begin("queue", started);
         Self {
             id,
             scope,
-            reference,
+            members: members.into_iter().map(|reference| Arc::new(Member::new(reference))).collect(),
             tier,
-            started: Instant::now(),
-            progress: Arc::default(),
-            warmed_bytes: AtomicU64::new(0),
+            started,
+            pin,
             claimed: AtomicU64::new(0),
             cancel: CancellationToken::new(),
             state: Mutex::new(State {
                 state: JobState::Queued,
-                priority,
+                priority: Priority::Prefetch,
                 deadline: None,
-                lease_seconds,
-                stage: "queued",
-                model: None,
-                tree: None,
-                resident: None,
-                warnings: Vec::new(),
+                lease_seconds: 0,
+                estimate: None,
+                estimated_at: None,
+                timeline,
                 error: None,
                 ended: None,
             }),
             changed: watch::Sender::new(0),
         }
+    }
+
+    /// What was asked for, for keys and logs.
+    pub(super) fn reference(&self) -> String {
+        let references: Vec<String> = self.members.iter().map(|member| member.reference.to_string()).collect();
+        references.join(" ")
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -169,6 +171,11 @@ impl Job {
 
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state());
+        self.touch();
+    }
+
+    /// Wakes whoever watches: a member has changed.
+    pub(super) fn touch(&self) {
         self.changed.send_modify(|version| *version += 1);
     }
 
@@ -189,6 +196,16 @@ impl Job {
         self.state().priority
     }
 
+    /// Returns once somebody waits for it who did not when it began as a prefetch.
+    pub(super) async fn becomes_urgent(&self) {
+        let mut changes = self.changes();
+        while self.priority() != Priority::Demand {
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     pub(super) fn lease_seconds(&self) -> u64 {
         self.state().lease_seconds
     }
@@ -203,95 +220,158 @@ impl Job {
         });
     }
 
-    /// Bytes that it is about to bring.
+    /// Bytes that it is about to bring, over all its models.
     pub(super) fn claim(&self, bytes: u64) {
-        self.claimed.store(bytes, Ordering::Relaxed);
+        self.claimed.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn claimed(&self) -> u64 {
         self.claimed.load(Ordering::Relaxed)
     }
 
-    pub(super) fn run(&self, stage: &'static str) {
+    /// It has its place. Returns the seconds that it waited.
+    pub(super) fn run(&self) -> f64 {
+        let now = Instant::now();
         self.change(|state| {
             state.state = JobState::Running;
-            state.stage = stage;
+            state.timeline.end("queue", now);
+        });
+        now.saturating_duration_since(self.started).as_secs_f64()
+    }
+
+    /// Takes in what was estimated for one of its models: together they take as long as the slowest of them, as far as that
+    /// can be told before they begin.
+    pub(super) fn estimated(&self, estimate: Estimate) {
+        self.change(|state| {
+            state.estimated_at.get_or_insert_with(Instant::now);
+            state.estimate = Some(match state.estimate.take() {
+                None => estimate,
+                Some(before) => merge(before, estimate),
+            });
         });
     }
 
-    pub(super) fn fetched(&self, model: &Model, warnings: Vec<String>) {
-        let tree =
-            std::fs::metadata(&model.path).map(|found| TreeIdentity { device: found.dev(), inode: found.ino() }).ok();
-        self.change(|state| {
-            state.model = Some(model.clone());
-            state.tree = tree;
-            state.warnings = warnings;
-        });
+    /// Whether every model of it has been estimated.
+    pub(super) fn is_estimated(&self) -> bool {
+        let state = self.state();
+        state.estimate.as_ref().is_some_and(|estimate| estimate.revisions.len() == self.members.len())
     }
 
-    pub(super) fn ready(&self, resident: Option<u64>) {
-        self.change(|state| {
-            state.state = JobState::Ready;
-            state.stage = "done";
-            state.resident = resident;
-            state.ended = Some(Instant::now());
-        });
+    /// The first estimate and how many seconds after it the job ended.
+    pub(super) fn scored(&self) -> Option<(EtaSeconds, f64)> {
+        let state = self.state();
+        let (at, ended) = (state.estimated_at?, state.ended?);
+        let seconds = state.estimate.as_ref().filter(|estimate| estimate.basis == Basis::Measured)?.seconds?;
+        Some((seconds, ended.saturating_duration_since(at).as_secs_f64()))
+    }
+
+    pub(super) fn ready(&self) {
+        self.end(|state| state.state = JobState::Ready);
     }
 
     pub(super) fn failed(&self, error: &JobError) {
         let kind = error.kind();
-        self.change(|state| {
+        self.end(|state| {
             state.state = match error {
                 JobError::NeedsCredentials => JobState::NeedsCredentials,
                 _ if kind == ErrorKind::Cancelled => JobState::Cancelled,
                 _ => JobState::Failed,
             };
             state.error = Some(Problem::new(kind, error.to_string()));
-            state.ended = Some(Instant::now());
+        });
+    }
+
+    fn end(&self, change: impl FnOnce(&mut State)) {
+        let now = Instant::now();
+        self.members.iter().for_each(|member| member.close());
+        self.change(|state| {
+            change(state);
+            state.timeline.close(now);
+            state.ended = Some(now);
         });
     }
 
     /// The job as it is answered now.
     pub(super) fn view(&self, store: &Store) -> JobView {
-        let now = self.progress.snapshot();
+        let members: Vec<MemberView> = self.members.iter().map(|member| member.view(store)).collect();
         let state = self.state();
         let over = state.ended.is_some();
-        let record = state.model.as_ref().map(|model| &model.record);
-        // Durability comes later than readiness; evicted since, it is no longer durable.
-        let durable =
-            record.is_some_and(|record| store.model(&record.tenant, &record.id).is_some_and(|model| model.durable));
-        let eta = if over { None } else { now.eta_seconds.map(|eta| EtaSeconds { p50: eta.p50, p90: eta.p90 }) };
+        let snapshots: Vec<_> = self.members.iter().map(|member| member.progress.snapshot()).collect();
+        let sum = |of: fn(&MemberView) -> u64| members.iter().map(of).sum::<u64>();
+        let stage = members.iter().map(|member| member.stage.as_str()).find(|stage| *stage != "done").unwrap_or("done");
+        let eta = if over { None } else { self.eta(&state, &snapshots) };
         let deadline_met = state.deadline.and_then(|deadline| match state.ended {
             Some(ended) => Some(state.state == JobState::Ready && ended <= deadline),
             None if Instant::now() > deadline => Some(false),
-            None => {
-                eta.map(|eta| Instant::now() + std::time::Duration::from_secs_f64(eta.p90.clamp(0.0, 1e9)) <= deadline)
-            }
+            None => eta.map(|eta| Instant::now() + Duration::from_secs_f64(eta.p90.clamp(0.0, 1e9)) <= deadline),
         });
-        let bytes_total = record.map_or(now.bytes_total, |record| record.bytes);
+        let timeline = state.timeline.view(self.started, None).into_iter();
+        let of_members =
+            self.members.iter().enumerate().flat_map(|(n, member)| member.timeline().view(self.started, Some(n)));
+        let first = members.first().cloned().unwrap_or_default();
         JobView {
             id: self.id.clone(),
             state: state.state,
-            reference: self.reference.clone(),
+            reference: first.reference,
             tier: self.tier,
             priority: state.priority,
-            stage: state.stage.to_owned(),
-            bytes_total,
-            bytes_done: if record.is_some() { bytes_total } else { now.bytes_done },
-            origin_bytes: now.origin_bytes,
-            bytes_per_second: if over { 0 } else { now.bytes_per_second },
+            stage: stage.to_owned(),
+            bytes_total: sum(|member| member.bytes_total),
+            bytes_done: sum(|member| member.bytes_done),
+            origin_bytes: sum(|member| member.origin_bytes),
+            bytes_per_second: if over { 0 } else { snapshots.iter().map(|now| now.bytes_per_second).sum() },
             eta_seconds: eta,
             deadline_met,
-            path: state.model.as_ref().map(|model| model.path.clone()),
-            tree: state.tree,
-            manifest: record.map(|record| record.manifest),
-            revision: record.map(|record| record.revision.to_string()),
-            files: record.map_or(now.files_total, |record| record.files),
-            durable,
-            resident_bytes: state.resident,
+            path: first.path,
+            tree: first.tree,
+            manifest: first.manifest,
+            revision: first.revision,
+            files: sum(|member| member.files),
+            durable: !members.is_empty() && members.iter().all(|member| member.durable),
+            resident_bytes: members.iter().map(|member| member.resident_bytes).sum::<Option<u64>>(),
             seconds: state.ended.unwrap_or_else(Instant::now).duration_since(self.started).as_secs_f64(),
-            warnings: state.warnings.clone(),
+            warnings: self.members.iter().flat_map(|member| member.warnings()).collect(),
             error: state.error.clone(),
+            estimate: state.estimate.clone(),
+            timeline: timeline.chain(of_members).collect(),
+            members,
         }
+    }
+
+    /// Seconds left: by what is measured of the transfers under way; before they are, by the estimate.
+    fn eta(&self, state: &State, snapshots: &[ProgressSnapshot]) -> Option<EtaSeconds> {
+        let measured = snapshots.iter().map(|now| now.eta_seconds).collect::<Option<Vec<_>>>();
+        let slowest = measured.filter(|_| self.tier == Tier::Disk).map(|etas| {
+            etas.iter().fold(EtaSeconds { p50: 0.0, p90: 0.0 }, |most, eta| EtaSeconds {
+                p50: most.p50.max(eta.p50),
+                p90: most.p90.max(eta.p90),
+            })
+        });
+        slowest.or_else(|| {
+            let gone = state.estimated_at?.elapsed().as_secs_f64();
+            let EtaSeconds { p50, p90 } = state.estimate.as_ref()?.seconds?;
+            Some(EtaSeconds { p50: (p50 - gone).max(0.0), p90: (p90 - gone).max(0.0) })
+        })
+    }
+}
+
+/// What two models of a job take together.
+pub(super) fn merge(one: Estimate, other: Estimate) -> Estimate {
+    let later = |one: Option<EtaSeconds>, other: Option<EtaSeconds>| {
+        let (one, other) = (one?, other?);
+        Some(EtaSeconds { p50: one.p50.max(other.p50), p90: one.p90.max(other.p90) })
+    };
+    Estimate {
+        bytes_total: one.bytes_total + other.bytes_total,
+        bytes_missing: MissingBytes {
+            disk: one.bytes_missing.disk + other.bytes_missing.disk,
+            memory: one.bytes_missing.memory + other.bytes_missing.memory,
+        },
+        seconds: later(one.seconds, other.seconds),
+        queue_seconds: later(one.queue_seconds, other.queue_seconds),
+        basis: one.basis.max(other.basis),
+        rates: one.rates.into_iter().chain(other.rates).collect(),
+        deadline: None,
+        revisions: one.revisions.into_iter().chain(other.revisions).collect(),
     }
 }

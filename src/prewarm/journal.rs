@@ -13,8 +13,8 @@ use super::wire::{Priority, Tier};
 use crate::model::Tenant;
 use crate::sys::durable::write_atomic;
 
-/// Largest file: a reference has at most 4 KiB.
-const FILE_LIMIT: u64 = 64 * 1024;
+/// Largest file: 64 references of at most 4 KiB.
+const FILE_LIMIT: u64 = 512 * 1024;
 
 /// Version of the fields below.
 const VERSION: u32 = 1;
@@ -29,10 +29,14 @@ pub(super) struct Written {
     pub(super) scope: Tenant,
     /// Whether they could read the daemon's files themselves.
     pub(super) our_rights: bool,
-    pub(super) reference: String,
+    pub(super) references: Vec<String>,
     pub(super) tier: Tier,
     pub(super) priority: Priority,
     pub(super) lease_seconds: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) pin: Option<String>,
+    /// Whether they look after the node.
+    pub(super) operator: bool,
     /// Whether it came with a credential, which only the caller has.
     pub(super) credential: bool,
 }
@@ -47,16 +51,18 @@ pub(super) struct Journal {
 // === impl Written ===
 
 impl Written {
-    pub(super) fn new(id: &str, scope: &Tenant, our_rights: bool, reference: String, tier: Tier) -> Self {
+    pub(super) fn new(id: &str, scope: &Tenant, our_rights: bool, references: Vec<String>, tier: Tier) -> Self {
         Self {
             version: VERSION,
             id: id.to_owned(),
             scope: scope.clone(),
             our_rights,
-            reference,
+            references,
             tier,
             priority: Priority::Prefetch,
             lease_seconds: 0,
+            pin: None,
+            operator: false,
             credential: false,
         }
     }
@@ -126,10 +132,10 @@ mod tests {
         std::fs::create_dir(&directory).unwrap();
         std::fs::create_dir(&temporaries).unwrap();
         let journal = Journal::new(directory.clone(), temporaries);
-        let one = Written::new("job-1", &Tenant::of_uid(7), false, "hf://org/m".to_owned(), Tier::Disk);
+        let one = Written::new("job-1", &Tenant::of_uid(7), false, vec!["hf://org/m".to_owned()], Tier::Disk);
         let two = Written {
             credential: true,
-            ..Written::new("job-2", &Tenant::of_uid(7), true, "s3://bucket/m".to_owned(), Tier::Memory)
+            ..Written::new("job-2", &Tenant::of_uid(7), true, vec!["s3://bucket/m".to_owned()], Tier::Memory)
         };
         journal.write(&two).unwrap();
         journal.write(&one).unwrap();

@@ -2,13 +2,18 @@
 //! watch, come back, or call it off.
 
 mod config;
+mod estimate;
+mod estimating;
 mod job;
 mod journal;
+mod member;
+mod rates;
 mod registry;
+mod timeline;
 mod warm;
 pub mod wire;
 mod work;
 
 pub use config::Config;
 pub use job::JobError;
-pub use registry::{Jobs, Submission, Submitted};
+pub use registry::{Estimation, Jobs, Submission, Submitted};

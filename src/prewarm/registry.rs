@@ -12,7 +12,8 @@ use tokio::sync::Semaphore;
 use super::Config;
 use super::job::{Job, JobError};
 use super::journal::{Journal, Written};
-use super::wire::{JobState, JobView, PrewarmRequest, Priority, Tier};
+use super::rates::Rates;
+use super::wire::{EstimateRequest, JobState, JobView, PrewarmRequest, Priority, Tier};
 use super::work::Errand;
 use crate::access::{Access, Identity};
 use crate::base::ErrorKind;
@@ -27,6 +28,13 @@ const WAIT_LIMIT: Duration = Duration::from_secs(600);
 
 /// Between two snapshots of an event stream, at most; a client takes longer silence for a hang.
 const EVENT_EVERY: Duration = Duration::from_millis(250);
+
+/// Estimates of less are not scored.
+const SCORED: f64 = 0.25;
+
+/// How long, and how often, a job that is ready is looked at for whether it is durable.
+const SEAL_WATCH: Duration = Duration::from_secs(300);
+const SEAL_POLL: Duration = Duration::from_millis(100);
 
 /// The jobs of a node. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -43,6 +51,7 @@ pub(super) struct Inner {
     pub(super) metrics: Arc<Metrics>,
     pub(super) gate: Gate,
     pub(super) journal: Journal,
+    pub(super) rates: Rates,
     fingerprints: RandomState,
     pub(super) running: Arc<Semaphore>,
     table: Mutex<Table>,
@@ -63,10 +72,21 @@ pub(super) struct Table {
 pub struct Submission {
     /// Who.
     pub identity: Identity,
-    /// For what.
-    pub reference: Reference,
+    /// For what; at least one.
+    pub references: Vec<Reference>,
     /// How ready, how soon, for how long, and with which credential.
     pub request: PrewarmRequest,
+}
+
+/// Who wants to know how long what would take.
+#[derive(Debug)]
+pub struct Estimation {
+    /// Who.
+    pub identity: Identity,
+    /// What; at least one.
+    pub references: Vec<Reference>,
+    /// How ready, for whom, by when, and with which credential.
+    pub request: EstimateRequest,
 }
 
 /// What came of a request.
@@ -82,8 +102,9 @@ pub enum Submitted {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     scope: Tenant,
-    reference: String,
+    references: Vec<String>,
     tier: Tier,
+    pin: Option<String>,
     /// Of the credential; keyed anew in every process, so that it says nothing about it.
     fingerprint: Option<u64>,
 }
@@ -111,6 +132,7 @@ impl Jobs {
             metrics,
             gate,
             journal: Journal::new(directory, temporaries),
+            rates: Rates::default(),
             fingerprints: RandomState::new(),
             running,
             table: Mutex::default(),
@@ -126,13 +148,26 @@ impl Jobs {
     pub fn resume(&self) {
         let inner = &self.inner;
         for written in inner.journal.read(inner.config.history_max) {
-            let Written { id, scope, our_rights, reference, tier, priority, lease_seconds, credential, .. } = written;
-            let Ok(reference) = reference.parse::<Reference>() else {
+            let Written {
+                id,
+                scope,
+                our_rights,
+                operator,
+                references,
+                tier,
+                priority,
+                lease_seconds,
+                pin,
+                credential,
+                ..
+            } = written;
+            let parsed: Result<Vec<Reference>, _> = references.iter().map(|reference| reference.parse()).collect();
+            let Some(members) = parsed.ok().filter(|members| !members.is_empty()) else {
                 inner.journal.remove(&id);
                 continue;
             };
             if credential {
-                let job = Arc::new(Job::new(id.clone(), scope, reference.to_string(), tier, priority, lease_seconds));
+                let job = Arc::new(Job::new(id.clone(), scope, members, tier, pin));
                 job.failed(&JobError::NeedsCredentials);
                 let mut table = inner.table();
                 table.jobs.insert(id.clone(), job);
@@ -140,15 +175,16 @@ impl Jobs {
                 continue;
             }
             inner.journal.remove(&id);
-            let identity = Identity { scope, operator: false, has_our_rights: our_rights };
+            let identity = Identity { scope, operator, has_our_rights: our_rights };
             let request = PrewarmRequest {
-                reference: reference.to_string(),
                 tier,
                 priority: Some(priority),
                 lease_seconds: Some(lease_seconds),
+                pin,
                 ..PrewarmRequest::default()
             };
-            if matches!(self.begin(Some(id), Submission { identity, reference, request }), Submitted::Full) {
+            let submission = Submission { identity, references: members, request };
+            if matches!(self.begin(Some(id), submission), Submitted::Full) {
                 tracing::warn!("too many jobs were left by the last process: some are given up");
                 break;
             }
@@ -163,8 +199,7 @@ impl Jobs {
 
     fn begin(&self, id: Option<String>, submission: Submission) -> Submitted {
         let inner = &self.inner;
-        let Submission { identity, reference, request } = submission;
-        let canonical = reference.to_string();
+        let Submission { identity, references, request } = submission;
         let priority = request.priority.unwrap_or(Priority::Prefetch);
         let lease =
             request.lease_seconds.unwrap_or(inner.config.lease.0.as_secs()).min(inner.config.lease_max.0.as_secs());
@@ -176,7 +211,13 @@ impl Jobs {
         let fingerprint = credential
             .as_ref()
             .map(|credential| inner.fingerprints.hash_one(serde_json::to_vec(credential).unwrap_or_default()));
-        let key = Key { scope: identity.scope.clone(), reference: canonical.clone(), tier: request.tier, fingerprint };
+        let key = Key {
+            scope: identity.scope.clone(),
+            references: references.iter().map(ToString::to_string).collect(),
+            tier: request.tier,
+            pin: request.pin.clone(),
+            fingerprint,
+        };
         let job = {
             let mut table = inner.table();
             if let Some(job) = table.active.get(&key).filter(|job| !job.is_over() && !job.cancel.is_cancelled()) {
@@ -188,7 +229,7 @@ impl Jobs {
             }
             let id = id.unwrap_or_else(|| format!("job-{:013x}", inner.next.fetch_add(1, Ordering::Relaxed)));
             let scope = identity.scope.clone();
-            let job = Arc::new(Job::new(id.clone(), scope, canonical, request.tier, priority, lease));
+            let job = Arc::new(Job::new(id.clone(), scope, references, request.tier, request.pin));
             job.join(priority, deadline, lease);
             table.jobs.insert(id, Arc::clone(&job));
             table.active.insert(key.clone(), Arc::clone(&job));
@@ -197,7 +238,7 @@ impl Jobs {
         inner.count();
         let this = Arc::clone(inner);
         let task = Arc::clone(&job);
-        let errand = Errand { identity, reference, credential };
+        let errand = Errand { identity, credential };
         inner.gate.spawn("job", async move {
             let work = this.work(&task, errand);
             let outcome = crate::base::lifecycle::supervise("job", work).await.unwrap_or_else(|panicked| {
@@ -205,13 +246,17 @@ impl Jobs {
                 Err(JobError::Panicked)
             });
             match outcome {
-                Ok(resident) => task.ready(resident),
+                Ok(()) => {
+                    task.ready();
+                    this.score(&task);
+                    this.follow_sealing(&task);
+                }
                 Err(error) => {
                     if !matches!(
                         error.kind(),
                         ErrorKind::Cancelled | ErrorKind::NotFound | ErrorKind::Invalid | ErrorKind::Denied
                     ) {
-                        tracing::warn!(job = %task.id, reference = %task.reference, %error, "job failed");
+                        tracing::warn!(job = %task.id, reference = %task.reference(), %error, "job failed");
                     }
                     task.failed(&error);
                 }
@@ -219,6 +264,10 @@ impl Jobs {
             this.ended(&key, &task);
         });
         Submitted::Job(Box::new(job.view(&inner.store)))
+    }
+
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
     }
 
     /// A job by its id, if `who` may see it: an operator, or who is of the scope that asked for it.
@@ -245,6 +294,8 @@ impl Jobs {
     #[must_use]
     pub fn cancel(&self, who: &Identity, id: &str) -> Option<JobView> {
         let job = self.find(who, id)?;
+        // Whoever calls it off wants its room back; what others wait for stays.
+        job.members.iter().for_each(|member| member.progress.forget());
         job.cancel.cancel();
         if job.is_over() {
             // One that waits for a credential is given up.
@@ -266,6 +317,22 @@ impl Jobs {
         };
         // On time-out the job is answered as it stands.
         let _ = tokio::time::timeout(WAIT_LIMIT, over).await;
+        Some(job.view(&self.inner.store))
+    }
+
+    /// Waits until it is known how long a job will take, or it has ended, but no longer than `longest`.
+    pub async fn wait_for_estimate(&self, who: &Identity, id: &str, longest: Duration) -> Option<JobView> {
+        let job = self.find(who, id)?;
+        let mut changes = job.changes();
+        let known = async {
+            while !job.is_over() && !job.is_estimated() {
+                if changes.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        // On time-out the job is answered as it stands.
+        let _ = tokio::time::timeout(longest, known).await;
         Some(job.view(&self.inner.store))
     }
 
@@ -293,6 +360,51 @@ impl Jobs {
 impl Inner {
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds the first estimate of a job that has ended well against what it took.
+    fn score(&self, job: &Job) {
+        let Some((estimate, took)) = job.scored() else { return };
+        // Below a quarter of a second scheduling decides, and a ratio of two nothings says nothing.
+        if took < SCORED {
+            return;
+        }
+        self.metrics.estimate_ratio.observe(took / estimate.p50.max(SCORED));
+        let within = if took <= estimate.p50 {
+            "p50"
+        } else if took <= estimate.p90 {
+            "p90"
+        } else {
+            "beyond"
+        };
+        self.metrics.estimates.get_or_create(&Which { which: within }).inc();
+    }
+
+    /// Ready is not durable: notes when it is, for a while.
+    fn follow_sealing(self: &Arc<Self>, job: &Arc<Job>) {
+        let (this, job, stop) = (Arc::clone(self), Arc::clone(job), self.gate.token());
+        let waiting: Vec<_> = job.members.iter().filter(|member| member.begin_sealing(&this.store)).cloned().collect();
+        if waiting.is_empty() {
+            return;
+        }
+        self.gate.spawn("seal watch", async move {
+            let begun = Instant::now();
+            let mut left = waiting;
+            while !left.is_empty() && begun.elapsed() < SEAL_WATCH {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(SEAL_POLL) => {}
+                }
+                left.retain(|member| match member.sealed(&this.store) {
+                    Some(seconds) => {
+                        this.observe("seal", seconds);
+                        job.touch();
+                        false
+                    }
+                    None => true,
+                });
+            }
+        });
     }
 
     fn ended(&self, key: &Key, job: &Arc<Job>) {

@@ -20,6 +20,8 @@ const SHARE: f64 = 0.8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Warmed {
     pub(super) resident: u64,
+    /// Of it, what was there before.
+    pub(super) resident_before: u64,
     pub(super) total: u64,
 }
 
@@ -36,10 +38,11 @@ pub(super) fn warm(
         return Err(JobError::Memory { needed: ByteSize(total), available: ByteSize((memory as f64 * SHARE) as u64) });
     }
     let mut buffer = vec![0; GROUP_BYTES as usize];
-    let mut resident = 0;
+    let (mut resident, mut resident_before) = (0, 0);
     for file in manifest.files() {
         let outcome = (|| -> Result<u64, StoreError> {
             let reader = store.open_blob(&file.blake3)?;
+            resident_before += resident_bytes(reader.file()).unwrap_or(0);
             for group in 0..group_count(reader.size()) {
                 if cancelled() {
                     break;
@@ -63,5 +66,5 @@ pub(super) fn warm(
             }
         }
     }
-    Ok(Warmed { resident, total })
+    Ok(Warmed { resident, resident_before, total })
 }

@@ -28,8 +28,12 @@ pub enum Tier {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrewarmRequest {
-    /// What to have ready.
+    /// What to have ready. This or `references`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reference: String,
+    /// A set to have ready together: a base, its adapters, a draft model, a tokenizer. At most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<String>,
     /// How ready.
     #[serde(default)]
     pub tier: Tier,
@@ -43,6 +47,9 @@ pub struct PrewarmRequest {
     /// which is not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_seconds: Option<u64>,
+    /// Pin each model of it under this name once it is ready, until somebody removes the pin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<String>,
     /// Answer only when it is ready or has failed, or after 10 minutes.
     #[serde(default)]
     pub wait: bool,
@@ -78,6 +85,146 @@ pub struct EtaSeconds {
     pub p50: f64,
     /// Nine times in ten sooner.
     pub p90: f64,
+}
+
+/// What an estimate goes by. The later, the weaker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Basis {
+    /// Everything in it was measured on this node, within the hour.
+    Measured,
+    /// Something in it was measured elsewhere or long ago, or is assumed.
+    Prior,
+    /// Nothing is known.
+    #[default]
+    None,
+}
+
+/// A rate that an estimate goes by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RateView {
+    /// `origin`, `disk` or `memory`.
+    pub of: String,
+    /// Scheme and host of an origin.
+    pub server: Option<String>,
+    /// Where it comes from.
+    pub basis: Basis,
+    /// As often more as less.
+    pub bytes_per_second_p50: Option<f64>,
+    /// Less in one of ten cases.
+    pub bytes_per_second_p10: Option<f64>,
+    /// Seconds since it was measured; `null` if it was not.
+    pub age_seconds: Option<f64>,
+}
+
+/// Bytes that a tier lacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingBytes {
+    /// On the node.
+    pub disk: u64,
+    /// In the page cache.
+    pub memory: u64,
+}
+
+/// Whether a deadline will hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Nine times in ten.
+    Met,
+    /// More likely than not, and not surely.
+    AtRisk,
+    /// More likely not.
+    Missed,
+    /// Nothing is known.
+    Unknown,
+}
+
+/// `POST /v1/estimate`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EstimateRequest {
+    /// What. This or `references`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reference: String,
+    /// A set, as for prewarm.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<String>,
+    /// How ready.
+    #[serde(default)]
+    pub tier: Tier,
+    /// Who would wait; `prefetch` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+    /// When it would have to be ready, in seconds from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<f64>,
+    /// What to show the origin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Credential>,
+}
+
+/// How long something would take, and what says so.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// Sum of file sizes.
+    pub bytes_total: u64,
+    /// What is not here, by tier.
+    pub bytes_missing: MissingBytes,
+    /// From now until the asked tier is reached, others that go first included; `null` if nothing is known.
+    pub seconds: Option<EtaSeconds>,
+    /// Of these, waiting for others.
+    pub queue_seconds: Option<EtaSeconds>,
+    /// What it goes by.
+    pub basis: Basis,
+    /// The rates that it goes by.
+    pub rates: Vec<RateView>,
+    /// Whether the deadline would hold; `null` without one.
+    pub deadline: Option<Verdict>,
+    /// What the references stand for now, in their order.
+    pub revisions: Vec<Option<String>>,
+}
+
+/// A stage of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageView {
+    /// `queue`, `resolve`, `first_byte`, `transfer`, `verify`, `publish`, `seal`, `warm`
+    pub stage: String,
+    /// Which of the job's models, counted from 0; `null`: the job itself.
+    pub member: Option<usize>,
+    /// Seconds from the request to its beginning.
+    pub start: f64,
+    /// How long it took, or has taken; `null` while it goes on.
+    pub seconds: Option<f64>,
+}
+
+/// One model of a job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// What was asked.
+    pub reference: String,
+    /// What it is doing.
+    pub stage: String,
+    /// Bytes of all selected files; 0 until known.
+    pub bytes_total: u64,
+    /// Bytes present and verified.
+    pub bytes_done: u64,
+    /// Body bytes received from the origin for it.
+    pub origin_bytes: u64,
+    /// Number of files.
+    pub files: u64,
+    /// The tree, once it is in place.
+    pub path: Option<PathBuf>,
+    /// That tree's identity.
+    pub tree: Option<TreeIdentity>,
+    /// Digest of the manifest, once known.
+    pub manifest: Option<Hash>,
+    /// What the reference resolved to.
+    pub revision: Option<String>,
+    /// Whether a power cut would leave it.
+    pub durable: bool,
+    /// Bytes in the page cache, measured, for the tier `memory`.
+    pub resident_bytes: Option<u64>,
 }
 
 /// The directory behind a path, as the daemon sees it: a client in another mount namespace compares.
@@ -136,6 +283,13 @@ pub struct JobView {
     pub warnings: Vec<String>,
     /// Why it failed.
     pub error: Option<Problem>,
+    /// The models of it, in the order in which they were asked for. Of one alone `path`, `manifest` and the like are those above;
+    /// of several those of the first.
+    pub members: Vec<MemberView>,
+    /// What was estimated when it was known how much there is to do.
+    pub estimate: Option<Estimate>,
+    /// What it has done, and when.
+    pub timeline: Vec<StageView>,
 }
 
 /// An error of the API (RFC 9457, `application/problem+json`).

@@ -1,33 +1,36 @@
-//! What one job does: find what is here and may be read, else enter by whatever the caller's rights open, transfer, lease, warm.
+//! What a job does for each of its models: find what is here and may be read, else enter by whatever the caller's rights open,
+//! transfer, lease or pin, warm. The models of one job come at the same time; the first that fails ends it.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::try_join_all;
 
 use super::job::{Job, JobError};
 use super::journal::Written;
+use super::member::Member;
 use super::registry::Inner;
 use super::warm::warm;
-use super::wire::{JobState, Tier};
+use super::wire::{JobState, Priority, Tier};
 use crate::access::{Entered, Identity};
 use crate::base::ErrorKind;
 use crate::base::units::ByteSize;
 use crate::model::source::Resolution;
-use crate::model::{Credential, ModelId, OriginId, Reference, Rights, Tenant};
-use crate::store::Pin;
+use crate::model::{Credential, ModelId, OriginId, Rights, Tenant};
+use crate::store::{Model, Pin};
 use crate::telemetry::metrics::Which;
-use crate::transfer::{Fetched, Request};
+use crate::transfer::{Fetched, Progress, Request};
 
-/// What a job works on.
+/// With what a job works.
 pub(super) struct Errand {
     pub(super) identity: Identity,
-    pub(super) reference: Reference,
     pub(super) credential: Option<Credential>,
 }
 
 // === impl Inner ===
 
 impl Inner {
-    pub(super) async fn work(&self, job: &Arc<Job>, errand: Errand) -> Result<Option<u64>, JobError> {
+    pub(super) async fn work(&self, job: &Arc<Job>, errand: Errand) -> Result<(), JobError> {
         // A shutdown calls every job off.
         let (stop, cancel) = (self.gate.token(), job.cancel.clone());
         let link = tokio::spawn(async move {
@@ -38,60 +41,79 @@ impl Inner {
             () = job.cancel.cancelled() => Err(JobError::Cancelled),
             place = Arc::clone(&self.running).acquire_owned() => {
                 let _place = place;
-                self.fetch_and_warm(job, &errand).await
+                self.observe("queue", job.run());
+                let members = job.members.iter().map(|member| self.make_ready(job, member, &errand));
+                try_join_all(members).await.map(drop)
             }
         };
         link.abort();
         outcome
     }
 
-    async fn fetch_and_warm(&self, job: &Arc<Job>, errand: &Errand) -> Result<Option<u64>, JobError> {
+    async fn make_ready(&self, job: &Arc<Job>, member: &Arc<Member>, errand: &Errand) -> Result<(), JobError> {
         // A blob that is found corrupt while warming is fetched once more; twice in a row is a broken disk.
         for attempt in 0..2 {
-            job.run("resolve");
             let fetched = tokio::select! {
                 () = job.cancel.cancelled() => return Err(JobError::Cancelled),
-                fetched = Box::pin(self.fetch(job, errand)) => fetched?,
+                fetched = Box::pin(self.fetch(job, member, errand)) => fetched?,
             };
-            self.lease(job, &fetched.model).await?;
-            job.fetched(&fetched.model, fetched.warnings);
+            self.keep(job, &fetched.model, &errand.identity).await?;
+            member.fetched(&fetched.model, fetched.warnings);
+            member.transferred().into_iter().for_each(|(stage, seconds)| self.observe(stage, seconds));
+            job.touch();
             if job.tier == Tier::Disk {
-                return Ok(None);
+                break;
             }
-            job.run("warm");
-            let manifest = self.store.manifest(&fetched.model.record.manifest);
-            let (store, task) = (self.store.clone(), Arc::clone(job));
-            let warmed = tokio::task::spawn_blocking(move || {
-                let manifest = manifest.ok_or(JobError::Cancelled)?;
-                warm(&store, &manifest, &task.warmed_bytes, &|| task.cancel.is_cancelled())
-            })
-            .await
-            .map_err(|_| JobError::Panicked)?;
-            match warmed {
+            match self.warm(job, member, &fetched.model).await {
                 Err(error) if error.kind() == ErrorKind::Corrupt && attempt == 0 => {
                     self.metrics.corrupt.get_or_create(&Which { which: "warm" }).inc();
                     tracing::warn!(job = %job.id, %error, "found while warming; fetching again");
                 }
-                Err(error) => return Err(error),
-                Ok(warmed) if warmed.resident < warmed.total => {
-                    return Err(JobError::NotResident {
-                        resident: ByteSize(warmed.resident),
-                        total: ByteSize(warmed.total),
-                    });
+                outcome => {
+                    outcome?;
+                    break;
                 }
-                Ok(warmed) => return Ok(Some(warmed.resident)),
             }
         }
-        Err(JobError::Panicked)
+        member.done();
+        job.touch();
+        Ok(())
+    }
+
+    async fn warm(&self, job: &Arc<Job>, member: &Arc<Member>, model: &Model) -> Result<(), JobError> {
+        member.begin("warm");
+        job.touch();
+        let manifest = self.store.manifest(&model.record.manifest);
+        let (store, job, of) = (self.store.clone(), Arc::clone(job), Arc::clone(member));
+        let warmed = tokio::task::spawn_blocking(move || {
+            let manifest = manifest.ok_or(JobError::Cancelled)?;
+            let begun = Instant::now();
+            let warmed = warm(&store, &manifest, &of.warmed_bytes, &|| job.cancel.is_cancelled())?;
+            Ok::<_, JobError>((warmed, begun.elapsed().as_secs_f64()))
+        })
+        .await
+        .map_err(|_| JobError::Panicked)?;
+        if let Some(seconds) = member.end("warm") {
+            self.observe("warm", seconds);
+        }
+        let (warmed, seconds) = warmed?;
+        self.rates.warmed(warmed.total, warmed.total - warmed.resident_before, seconds);
+        if warmed.resident < warmed.total {
+            return Err(JobError::NotResident { resident: ByteSize(warmed.resident), total: ByteSize(warmed.total) });
+        }
+        member.resident(warmed.resident);
+        Ok(())
     }
 
     /// What is here and may be read without asking; else whatever the caller's rights open.
-    async fn fetch(&self, job: &Arc<Job>, errand: &Errand) -> Result<Fetched, JobError> {
-        let Errand { identity, reference, credential } = errand;
-        if let Some(fetched) = self.here(job, errand).await? {
+    async fn fetch(&self, job: &Arc<Job>, member: &Arc<Member>, errand: &Errand) -> Result<Fetched, JobError> {
+        let (Errand { identity, credential }, reference) = (errand, &member.reference);
+        if let Some(fetched) = self.here(job, member, identity).await? {
             return Ok(fetched);
         }
         self.write_down(job, errand).await?;
+        member.begin("resolve");
+        job.touch();
         let ask = || async {
             match self.access.enter(identity, reference, credential.as_ref()).await {
                 // An origin that is down does not take a right away that was proved a while ago.
@@ -105,35 +127,70 @@ impl Inner {
                 outcome => outcome.map(Ok),
             }
         };
-        let entered = match self.fetcher.patiently(reference, ask).await? {
+        let origin_id = self.access.origins().identity(reference);
+        let entered = self.fetcher.patiently(reference, &origin_id, ask).await;
+        if let Some(seconds) = member.end("resolve") {
+            self.observe("resolve", seconds);
+        }
+        let entered = match entered? {
             Ok(entered) => entered,
             Err(down) => {
-                let mut fetched = self.here(job, errand).await?.ok_or(down.clone())?;
+                let mut fetched = self.here(job, member, identity).await?.ok_or(down.clone())?;
                 fetched.warnings.push(format!("served from this node on an earlier proof of access: {down}"));
                 return Ok(fetched);
             }
         };
         let Entered { scope, origin, origin_id, resolution } = entered;
+        self.check_quota(job, member, identity, &scope, &origin_id, &resolution)?;
+        member.comes_from(origin_id.clone());
+        let estimate = self.estimate_of(&scope, &origin_id, &resolution, job.tier, job.priority(), &job.id).await?;
+        job.estimated(estimate);
+        member.enter("transfer");
+        job.touch();
         let asked_by = (scope != identity.scope).then(|| identity.scope.clone());
-        self.check_quota(job, identity, &scope, &origin_id, reference, &resolution)?;
-        job.run("transfer");
-        let request = Request {
-            tenant: scope,
+        let request = |priority: Priority, progress: &Arc<Progress>, resolution: Resolution| Request {
+            tenant: scope.clone(),
             reference: reference.clone(),
-            origin,
-            origin_id,
+            origin: Arc::clone(&origin),
+            origin_id: origin_id.clone(),
             resolved: Some(resolution),
-            asked_by,
-            priority: job.priority(),
-            progress: Arc::clone(&job.progress),
+            asked_by: asked_by.clone(),
+            priority,
+            progress: Arc::clone(progress),
             cancel: job.cancel.clone(),
         };
-        Ok(self.fetcher.fetch(request).await?)
+        let priority = job.priority();
+        let mut first = Box::pin(self.fetcher.fetch(request(priority, &member.progress, resolution.clone())));
+        let urgent = async {
+            if priority == Priority::Demand {
+                std::future::pending::<()>().await;
+            }
+            job.becomes_urgent().await;
+        };
+        let fetched = tokio::select! {
+            fetched = &mut first => return Ok(fetched?),
+            // Somebody waits for it now: a second fetch of the same joins every transfer of the first with its priority. The first
+            // stays, so that none of them is without anybody for a moment.
+            () = urgent => {
+                let progress = Arc::default();
+                let second = self.fetcher.fetch(request(Priority::Demand, &progress, resolution));
+                tokio::select! {
+                    fetched = &mut first => fetched?,
+                    fetched = Box::pin(second) => fetched?,
+                }
+            }
+        };
+        Ok(fetched)
     }
 
     /// The model of a reference that names its revision, in a scope that the caller may read now.
-    async fn here(&self, job: &Arc<Job>, errand: &Errand) -> Result<Option<Fetched>, JobError> {
-        let Errand { identity, reference, .. } = errand;
+    async fn here(
+        &self,
+        job: &Arc<Job>,
+        member: &Arc<Member>,
+        identity: &Identity,
+    ) -> Result<Option<Fetched>, JobError> {
+        let reference = &member.reference;
         if reference.pinned().is_none() {
             return Ok(None);
         }
@@ -147,7 +204,7 @@ impl Inner {
                 resolved: None,
                 asked_by: None,
                 priority: job.priority(),
-                progress: Arc::clone(&job.progress),
+                progress: Arc::clone(&member.progress),
                 cancel: job.cancel.clone(),
             };
             if let Some(fetched) = self.fetcher.find(&request).await? {
@@ -161,27 +218,27 @@ impl Inner {
     fn check_quota(
         &self,
         job: &Job,
+        member: &Member,
         identity: &Identity,
         scope: &Tenant,
         origin_id: &OriginId,
-        reference: &Reference,
         resolution: &Resolution,
     ) -> Result<(), JobError> {
         let Some(most) = self.access.bytes_max(&identity.scope) else { return Ok(()) };
         let known = resolution
             .revision
             .as_ref()
-            .map(|revision| ModelId::new(scope, origin_id, &reference.selection, revision))
+            .map(|revision| ModelId::new(scope, origin_id, &member.reference.selection, revision))
             .is_some_and(|id| self.store.model(scope, &id).is_some());
         if known {
             return Ok(());
         }
         let needed: u64 = resolution.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
-        // Jobs of the scope that have passed here and have not published yet.
+        // Models of the scope that have passed here and are not published yet, those of this job included.
         let under_way: u64 = {
             let table = self.table();
-            let others = table.active.values().filter(|other| other.scope == identity.scope && other.id != job.id);
-            others.filter(|other| !other.is_over()).map(|other| other.claimed()).sum()
+            let same = table.active.values().filter(|other| other.scope == identity.scope && !other.is_over());
+            same.map(|other| other.claimed()).sum()
         };
         let used = self.store.charged_to(&identity.scope).saturating_add(under_way);
         if used.saturating_add(needed) > most.0 {
@@ -196,18 +253,21 @@ impl Inner {
         Ok(())
     }
 
-    /// So that a restart finds the job again.
+    /// So that a restart finds the job again. Once for all its models.
     async fn write_down(&self, job: &Arc<Job>, errand: &Errand) -> Result<(), JobError> {
-        let Errand { identity, reference, credential } = errand;
+        let Errand { identity, credential } = errand;
+        let references = job.members.iter().map(|member| member.reference.to_string()).collect();
         let written = Written {
             priority: job.priority(),
             lease_seconds: job.lease_seconds(),
+            pin: job.pin.clone(),
+            operator: identity.operator,
             credential: credential.is_some(),
-            ..Written::new(&job.id, &identity.scope, identity.has_our_rights, reference.to_string(), job.tier)
+            ..Written::new(&job.id, &identity.scope, identity.has_our_rights, references, job.tier)
         };
         // Whoever asks again with a credential takes the place of the job that a restart has left waiting for one.
         if written.credential {
-            self.replace_waiting(&written);
+            self.replace_waiting(job);
         }
         let journal = self.journal.clone();
         let outcome =
@@ -219,14 +279,15 @@ impl Inner {
         Ok(())
     }
 
-    fn replace_waiting(&self, written: &Written) {
+    fn replace_waiting(&self, job: &Job) {
         let waiting: Vec<String> = {
             let mut table = self.table();
-            let same = |job: &Job| {
-                job.job_state() == JobState::NeedsCredentials
-                    && (&job.scope, &job.reference, job.tier) == (&written.scope, &written.reference, written.tier)
+            let same = |other: &Job| {
+                other.job_state() == JobState::NeedsCredentials
+                    && (&other.scope, other.reference(), other.tier) == (&job.scope, job.reference(), job.tier)
             };
-            let ids: Vec<String> = table.jobs.values().filter(|job| same(job)).map(|job| job.id.clone()).collect();
+            let ids: Vec<String> =
+                table.jobs.values().filter(|other| same(other)).map(|other| other.id.clone()).collect();
             for id in &ids {
                 table.jobs.remove(id);
             }
@@ -236,22 +297,41 @@ impl Inner {
         waiting.iter().for_each(|id| self.journal.remove(id));
     }
 
-    /// From the answer to the engine's first open the tree must not go.
-    async fn lease(&self, job: &Job, model: &crate::store::Model) -> Result<(), JobError> {
+    /// From the answer to the engine's first open the tree must not go; with a pin it never does.
+    async fn keep(&self, job: &Job, model: &Model, identity: &Identity) -> Result<(), JobError> {
+        let mut pins = Vec::new();
         let seconds = job.lease_seconds();
-        if seconds == 0 {
-            return Ok(());
+        if seconds > 0 {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let expires_at = now + seconds;
+            // One lease a model from this door: the longest of those asked for.
+            let stands = |pin: &Pin| pin.id == LEASE && pin.expires_at.is_some_and(|until| until + 30 >= expires_at);
+            if !model.pins.iter().any(stands) {
+                pins.push((LEASE.to_owned(), Some(expires_at)));
+            }
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let expires_at = now + seconds;
-        // One lease a model from this door: the longest of those asked for.
-        let id = "prewarm";
-        if model.pins.iter().any(|pin| pin.id == id && pin.expires_at.is_some_and(|until| until + 30 >= expires_at)) {
-            return Ok(());
+        if let Some(pin) = &job.pin {
+            if model.record.tenant != identity.scope && !identity.operator {
+                return Err(JobError::Pin(model.record.reference.clone()));
+            }
+            if !model.pins.iter().any(|known| known.id == *pin && known.expires_at.is_none()) {
+                pins.push((pin.clone(), None));
+            }
         }
-        let pin = Pin { id: id.to_owned(), reason: format!("asked for by {}", job.id), expires_at: Some(expires_at) };
-        let (store, tenant, id) = (self.store.clone(), model.record.tenant.clone(), model.record.id.clone());
-        tokio::task::spawn_blocking(move || store.pin(&tenant, &id, pin)).await.map_err(|_| JobError::Panicked)??;
+        for (id, expires_at) in pins {
+            let pin = Pin { id, reason: format!("asked for by {}", job.id), expires_at };
+            let (store, record) = (self.store.clone(), model.record.clone());
+            tokio::task::spawn_blocking(move || store.pin(&record.tenant, &record.id, pin))
+                .await
+                .map_err(|_| JobError::Panicked)??;
+        }
         Ok(())
     }
+
+    pub(super) fn observe(&self, which: &'static str, seconds: f64) {
+        self.metrics.job_stage_seconds.get_or_create(&Which { which }).observe(seconds);
+    }
 }
+
+/// The lease that a prewarm puts on a model.
+const LEASE: &str = "prewarm";

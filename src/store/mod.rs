@@ -17,6 +17,7 @@ mod layout;
 mod lock;
 mod options;
 mod partial;
+mod peek;
 mod pins;
 mod publish;
 mod quarantine;

@@ -284,7 +284,7 @@ pub(super) fn sha256_of(declared: &[Declared]) -> Option<&str> {
     declared.iter().find(|declared| declared.algorithm == Algorithm::Sha256).map(|declared| declared.hex.as_str())
 }
 
-fn read_limited(path: &Path) -> Vec<u8> {
+pub(super) fn read_limited(path: &Path) -> Vec<u8> {
     let fits = fs::metadata(path).is_ok_and(|metadata| metadata.len() <= journal::JOURNAL_LIMIT);
     // A journal that cannot be read claims nothing: its groups are fetched again.
     if fits { fs::read(path).unwrap_or_default() } else { Vec::new() }

@@ -21,10 +21,14 @@ impl Pin {
         crate::sys::mutant::mutant("lease_off_by_one") || self.expires_at.is_none_or(|expires_at| expires_at > now)
     }
 
+    /// Whether a pin may have this id.
+    #[must_use]
+    pub fn is_name(id: &str) -> bool {
+        (1..=63).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    }
+
     fn check(&self) -> Result<(), StoreError> {
-        let id_ok = (1..=63).contains(&self.id.len())
-            && self.id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if id_ok && self.reason.len() <= 1024 {
+        if Self::is_name(&self.id) && self.reason.len() <= 1024 {
             return Ok(());
         }
         let detail = "a pin needs an id of 1 to 63 characters of a-z, 0-9 and -, and a reason of at most 1,024 bytes";

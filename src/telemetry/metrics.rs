@@ -82,6 +82,12 @@ pub struct Metrics {
     pub seal_seconds: Histogram,
     /// Stable. Jobs; `which`: queued, running.
     pub jobs: Family<Which, Gauge>,
+    /// Stable. Seconds of a job by stage; `which`: queue, resolve, first_byte, transfer, verify, publish, seal, warm.
+    pub job_stage_seconds: Family<Which, Histogram, fn() -> Histogram>,
+    /// Stable. What jobs took, as a multiple of the middle of their first estimate.
+    pub estimate_ratio: Histogram,
+    /// Stable. Jobs by where they ended in the spread of their first estimate; `which`: p50, p90, beyond.
+    pub estimates: Family<Which, Counter>,
     /// Experimental. Flights under way.
     pub flights: Gauge,
     /// Experimental. Bytes of transfer buffers in use.
@@ -118,6 +124,9 @@ impl Metrics {
             scrubbed_bytes: Counter::default(),
             served_bytes: Counter::default(),
             seal_seconds: seconds(),
+            job_stage_seconds: Family::new_with_constructor(seconds),
+            estimate_ratio: Histogram::new([0.25, 0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 2.0, 4.0, 8.0]),
+            estimates: Family::default(),
             jobs: Family::default(),
             flights: Gauge::default(),
             buffer_bytes: Gauge::default(),
@@ -146,6 +155,10 @@ impl Metrics {
         registry.register_with_unit("scrubbed", "Bytes hashed by the scrub", bytes(), metrics.scrubbed_bytes.clone());
         registry.register_with_unit("served", "Verified bytes served", bytes(), metrics.served_bytes.clone());
         registry.register_with_unit("seal", "Sealing steps", Unit::Seconds, metrics.seal_seconds.clone());
+        let unit = Unit::Seconds;
+        registry.register_with_unit("job_stage", "Stages of jobs", unit, metrics.job_stage_seconds.clone());
+        registry.register("estimate_ratio", "What jobs took over their first estimate", metrics.estimate_ratio.clone());
+        registry.register("estimates", "Jobs by where they ended in their estimate", metrics.estimates.clone());
         registry.register("jobs", "Jobs by state", metrics.jobs.clone());
         registry.register("flights", "Flights under way", metrics.flights.clone());
         registry.register_with_unit("buffer", "Transfer buffers in use", bytes(), metrics.buffer_bytes.clone());

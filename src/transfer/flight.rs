@@ -6,7 +6,7 @@
 //! another, while all of them wait.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -41,6 +41,8 @@ pub(super) struct Flight {
     pub(super) reservation: Arc<Reservation>,
     pub(super) interest: watch::Sender<Interest>,
     outcome: watch::Sender<Option<Result<BlobHold, TransferError>>>,
+    /// The last who waited for it wants nothing kept.
+    forgotten: AtomicBool,
 }
 
 /// Who waits for a flight.
@@ -65,6 +67,7 @@ pub(super) struct Ticket {
     flight: Arc<Flight>,
     class: Priority,
     id: u64,
+    progress: Arc<Progress>,
 }
 
 /// What a join came to.
@@ -154,8 +157,9 @@ impl Flight {
         if !joined {
             return None;
         }
-        self.flow.watch(id, progress);
-        Some(Ticket { flight: Arc::clone(self), class, id })
+        self.forgotten.store(false, Ordering::Relaxed);
+        self.flow.watch(id, Arc::clone(&progress));
+        Some(Ticket { flight: Arc::clone(self), class, id, progress })
     }
 
     /// Lets nobody join any more, if nobody waits. Returns whether that is so.
@@ -178,6 +182,11 @@ impl Flight {
         ended.unwrap_or_else(|| Err(TransferError::Defect { task: "flight", detail: "no outcome".to_owned() }))
     }
 
+    /// Whether what has arrived is to go, since nobody wants it kept.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+
     pub(super) fn class(&self) -> Priority {
         self.interest.borrow().class().unwrap_or(Priority::Prefetch)
     }
@@ -188,6 +197,11 @@ impl Flight {
 impl Flights {
     pub(super) fn len(&self) -> usize {
         self.lock().len()
+    }
+
+    /// Bytes that the flight of an object has here already, if there is one.
+    pub(super) fn arrived(&self, key: &FlightKey) -> Option<u64> {
+        self.lock().get(key).map(|flight| flight.flow.verified_bytes())
     }
 
     /// Joins the flight of an object, if there is one.
@@ -216,10 +230,11 @@ impl Flights {
             reservation,
             interest: watch::Sender::new(interest),
             outcome: watch::Sender::new(None),
+            forgotten: AtomicBool::new(false),
         });
         flight.flow.watch(id, Arc::clone(progress));
         self.lock().insert(flight.errand.key, Arc::clone(&flight));
-        (Arc::clone(&flight), Ticket { flight, class, id })
+        (Arc::clone(&flight), Ticket { flight, class, id, progress: Arc::clone(progress) })
     }
 
     /// A flight has ended: whoever asks from now on finds its blob in the store, or begins another.
@@ -246,6 +261,12 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.flight.flow.unwatch(self.id);
-        self.flight.interest.send_modify(|interest| interest.waiting[self.class as usize] -= 1);
+        self.flight.interest.send_modify(|interest| {
+            interest.waiting[self.class as usize] -= 1;
+            // Only the last one's word counts: others still want what has arrived.
+            if interest.class().is_none() {
+                self.flight.forgotten.store(self.progress.is_forgotten(), Ordering::Relaxed);
+            }
+        });
     }
 }

@@ -172,8 +172,8 @@ impl Leader {
                 Ok(self.gear.ask(&path, complete).await?)
             }
             Err(short) => {
-                let keep =
-                    matches!(&short, Short::Failed(error) if !error.is_change() && self.flight.errand.is_versioned());
+                let keep = matches!(&short, Short::Failed(error) if !error.is_change() && self.flight.errand.is_versioned())
+                    && !self.flight.is_forgotten();
                 let end = move |_: &_| if keep { keep_partial(partial) } else { partial.discard() };
                 // What arrived is kept as well as can be; why the flight ended is what matters.
                 if let Err(error) = self.gear.ask(&remote.path, end).await {

@@ -20,6 +20,7 @@ mod flow;
 mod gear;
 mod job;
 mod leader;
+mod missing;
 mod observed;
 mod pace;
 mod plan;
@@ -41,13 +42,14 @@ use tokio::sync::Mutex;
 
 pub use config::{Config, ConfigError};
 pub use error::TransferError;
+pub use missing::Missing;
 pub use observed::OriginRate;
-pub use progress::{Progress, ProgressSnapshot, Stage};
+pub use progress::{Mark, Progress, ProgressSnapshot, Stage};
 pub use rate::Eta;
 
 use crate::base::ErrorKind;
 use crate::base::lifecycle::{CancellationToken, Gate};
-use crate::model::source::{Origin, Resolution, SourceError};
+use crate::model::source::{Origin, RemoteFile, Resolution, SourceError};
 use crate::model::{OriginId, Reference, Tenant};
 use crate::store::{Model, Store};
 use crate::telemetry::metrics::{Ended, Metrics, Outcome, Which};
@@ -184,14 +186,23 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`TransferError::Source`] with the last failure.
-    pub async fn patiently<T, F>(&self, reference: &Reference, ask: impl FnMut() -> F) -> Result<T, TransferError>
+    pub async fn patiently<T, F>(
+        &self,
+        reference: &Reference,
+        origin: &OriginId,
+        ask: impl FnMut() -> F,
+    ) -> Result<T, TransferError>
     where
         F: Future<Output = Result<T, SourceError>>,
     {
         let begun = Instant::now();
         let outcome = resolve::patiently(&self.inner.gear, reference, ask).await;
-        let seconds = begun.elapsed().as_secs_f64();
-        self.inner.gear.metrics.fetch_seconds.get_or_create(&Which { which: "resolve" }).observe(seconds);
+        let took = begun.elapsed();
+        let gear = &self.inner.gear;
+        gear.metrics.fetch_seconds.get_or_create(&Which { which: "resolve" }).observe(took.as_secs_f64());
+        if outcome.is_ok() {
+            gear.observed.resolved(LaneId::of(origin), took, Instant::now());
+        }
         outcome
     }
 
@@ -215,6 +226,21 @@ impl Fetcher {
                 }
             }
         }
+    }
+
+    /// What of these files would have to be fetched for a scope.
+    ///
+    /// # Errors
+    /// [`TransferError::Defect`]
+    pub async fn missing(
+        &self,
+        scope: &Tenant,
+        origin: &OriginId,
+        files: Vec<RemoteFile>,
+    ) -> Result<Missing, TransferError> {
+        let (flights, scope, origin) = (Arc::clone(&self.inner.flights), scope.clone(), origin.clone());
+        let look = move |store: &Store| Ok(missing::missing(store, &flights, &scope, &origin, &files));
+        self.inner.gear.ask("an estimate", look).await
     }
 
     /// What the server of an origin has been seen to give; `None` if nothing was ever fetched from it.

@@ -8,11 +8,12 @@
 //! Turned down: one average over everything (it says nothing of the next size) and a regression over whole transfers (after the
 //! first there is one point).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::schedule::LaneId;
+use crate::base::recent::Recent;
 use crate::base::units::MIB;
 
 /// What an origin gives.
@@ -40,8 +41,9 @@ pub(super) struct Observed {
 struct Track {
     /// Start of the sample under way, and the bytes counted by then.
     window: Option<(Instant, u64)>,
-    rates: VecDeque<f64>,
-    overheads: VecDeque<f64>,
+    rates: Recent,
+    overheads: Recent,
+    resolves: Recent,
     at: Option<Instant>,
 }
 
@@ -83,23 +85,29 @@ impl Observed {
         let rate = bytes.saturating_sub(before) as f64 / gone.as_secs_f64();
         // Answers have not begun, or have stopped: that is overhead, or a stall.
         if rate > 0.0 {
-            push(&mut track.rates, rate, SAMPLES);
+            track.rates.push(rate, SAMPLES);
             track.at = Some(now);
         }
     }
 
-    /// A whole transfer of `bytes` from one origin took so long, from its reference to its tree.
+    /// A whole transfer of `bytes` from one origin took so long, from its resolution to its tree.
     pub(super) fn transferred(&self, lane: LaneId, bytes: u64, took: Duration, now: Instant) {
         let mut tracks = self.tracks();
         let track = track(&mut tracks, lane, now);
         let took = took.as_secs_f64();
         if track.rates.is_empty() && bytes >= WORTH && took > 0.0 {
-            push(&mut track.rates, bytes as f64 / took, SAMPLES);
+            track.rates.push(bytes as f64 / took, SAMPLES);
         }
-        if let Some(rate) = quantile(&track.rates, 0.5) {
-            push(&mut track.overheads, (took - bytes as f64 / rate).max(0.0), TRANSFERS);
+        if let Some(rate) = track.rates.quantile(0.5) {
+            track.overheads.push((took - bytes as f64 / rate).max(0.0), TRANSFERS);
             track.at = Some(now);
         }
+    }
+
+    /// A reference of an origin was resolved in so long.
+    pub(super) fn resolved(&self, lane: LaneId, took: Duration, now: Instant) {
+        let mut tracks = self.tracks();
+        track(&mut tracks, lane, now).resolves.push(took.as_secs_f64(), TRANSFERS);
     }
 
     /// What an origin gives; `None` if it has never been seen to give anything.
@@ -107,10 +115,10 @@ impl Observed {
         let tracks = self.tracks();
         let track = tracks.get(&lane)?;
         Some(OriginRate {
-            rate_p50: quantile(&track.rates, 0.5)?,
-            rate_p10: quantile(&track.rates, 0.1)?,
-            overhead_p50: quantile(&track.overheads, 0.5).unwrap_or(0.0),
-            overhead_p90: quantile(&track.overheads, 0.9).unwrap_or(0.0),
+            rate_p50: track.rates.quantile(0.5)?,
+            rate_p10: track.rates.quantile(0.1)?,
+            overhead_p50: track.overhead(0.5),
+            overhead_p90: track.overhead(0.9),
             age: now.saturating_duration_since(track.at?),
         })
     }
@@ -132,20 +140,12 @@ fn track(tracks: &mut HashMap<LaneId, Track>, lane: LaneId, now: Instant) -> &mu
     tracks.entry(lane).or_default()
 }
 
-fn push(values: &mut VecDeque<f64>, value: f64, most: usize) {
-    values.push_back(value);
-    if values.len() > most {
-        values.pop_front();
-    }
-}
+// === impl Track ===
 
-/// The value below which so much of all values lies, between the nearest two.
-fn quantile(values: &VecDeque<f64>, part: f64) -> Option<f64> {
-    let mut sorted: Vec<f64> = values.iter().copied().collect();
-    sorted.sort_by(f64::total_cmp);
-    let at = part * sorted.len().checked_sub(1)? as f64;
-    let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
-    Some(below + (above - below) * at.fract())
+impl Track {
+    fn overhead(&self, part: f64) -> f64 {
+        self.overheads.quantile(part).unwrap_or(0.0) + self.resolves.quantile(part).unwrap_or(0.0)
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! How far a fetch is, how fast it goes and when it will be done: a value that its caller holds and anybody may read.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -25,6 +25,21 @@ pub enum Stage {
     Done,
 }
 
+/// A moment of a fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// It is known what has to come.
+    Planned,
+    /// The first byte has come.
+    FirstByte,
+    /// Every byte is here.
+    Whole,
+    /// All digests and headers are right.
+    Checked,
+    /// The model is readable.
+    Published,
+}
+
 /// The progress of one fetch. Counters only grow, but for a file that has to start over.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -38,6 +53,10 @@ pub struct Progress {
     files_done: AtomicU64,
     connections: AtomicU32,
     meter: Mutex<Meter>,
+    /// Each mark once, in order; a fetch that plans again starts over.
+    marks: Mutex<Vec<(Mark, Instant)>>,
+    /// What has arrived is not wanted by whoever asked for it: see [`Progress::forget`].
+    forgotten: AtomicBool,
 }
 
 /// A look at a [`Progress`].
@@ -115,8 +134,42 @@ impl Progress {
         }
     }
 
+    /// When it passed which mark.
+    #[must_use]
+    pub fn marks(&self) -> Vec<(Mark, Instant)> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn mark(&self, mark: Mark) {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        if mark == Mark::Planned {
+            marks.clear();
+        }
+        if !marks.iter().any(|(found, _)| *found == mark) {
+            marks.push((mark, Instant::now()));
+        }
+    }
+
+    /// Says that what has arrived is of no use: when the fetch is called off, it is removed, unless somebody else waits for it.
+    pub fn forget(&self) {
+        self.forgotten.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+
     pub(super) fn enter(&self, stage: Stage) {
         self.stage.store(stage as u8, Ordering::Relaxed);
+        match stage {
+            Stage::Resolve | Stage::Transfer => {}
+            Stage::Verify => self.mark(Mark::Whole),
+            Stage::Publish => {
+                self.mark(Mark::Whole);
+                self.mark(Mark::Checked);
+            }
+            Stage::Done => self.mark(Mark::Published),
+        }
     }
 
     /// Sets the size of the work, and starts counting anew.
@@ -125,6 +178,7 @@ impl Progress {
         self.bytes_done.store(0, Ordering::Relaxed);
         self.files_total.store(files, Ordering::Relaxed);
         self.files_done.store(0, Ordering::Relaxed);
+        self.mark(Mark::Planned);
     }
 
     pub(super) fn verified(&self, bytes: u64) {
@@ -142,7 +196,9 @@ impl Progress {
 
     /// Bytes came in. `paid`: they were asked for by this fetch and not by one that it joined.
     pub(super) fn received(&self, bytes: u64, paid: bool) {
-        self.received.fetch_add(bytes, Ordering::Relaxed);
+        if self.received.fetch_add(bytes, Ordering::Relaxed) == 0 {
+            self.mark(Mark::FirstByte);
+        }
         if paid {
             self.origin_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
