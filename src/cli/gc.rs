@@ -32,8 +32,8 @@ pub(super) async fn run(args: GcArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     println!("{} models, {} blobs, {} given back", report.models.len(), report.blobs, ByteSize(report.bytes));
-    for (model, why) in &report.kept {
-        println!("{model} stays: {why}");
+    for kept in &report.kept {
+        println!("{} stays: {}", kept.model, kept.why);
     }
     Ok(ExitCode::SUCCESS)
 }

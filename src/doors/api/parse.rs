@@ -1,0 +1,170 @@
+//! Request bodies and queries, read so that a mistake is named and a secret is not.
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, header};
+use serde::de::DeserializeOwned;
+
+use super::Answer;
+use crate::base::ErrorKind;
+use crate::doors::problem::problem;
+use crate::model::Reference;
+use crate::prewarm::wire::Problem;
+
+/// Models of one request.
+const SET_LIMIT: usize = 64;
+
+/// Entries of a page at most, and where the query does not say: a node has tens of models and remembers a thousand jobs, so that
+/// few callers ever meet a second page.
+const PAGE_LIMIT: usize = 1000;
+
+/// Which part of a list is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Page {
+    /// How many at most.
+    #[serde(default = "page")]
+    #[param(minimum = 1, maximum = 1000, default = 1000)]
+    pub(super) limit: usize,
+    /// The id of the last entry of the page before, as its `Link` header has it.
+    #[serde(default)]
+    #[param(max_length = 128)]
+    pub(super) after: Option<String>,
+}
+
+fn page() -> usize {
+    PAGE_LIMIT
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Page {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let invalid = |detail: String| problem(ErrorKind::Invalid, detail);
+        let axum::extract::Query(page) = axum::extract::Query::<Self>::try_from_uri(&parts.uri)
+            .map_err(|error| invalid(format!("{}; write ?limit=NUMBER&after=ID", error.body_text())))?;
+        if !(1..=PAGE_LIMIT).contains(&page.limit) {
+            return Err(invalid(format!("limit: write a number from 1 to {PAGE_LIMIT}")));
+        }
+        Ok(page)
+    }
+}
+
+// === impl Page ===
+
+impl Page {
+    /// The page of a list that is sorted the way it is walked, and the header that names the next one.
+    pub(super) fn cut<T>(&self, list: Vec<T>, id: impl Fn(&T) -> &str, route: &str) -> (HeaderMap, Vec<T>) {
+        let start = match &self.after {
+            Some(after) => list.iter().position(|one| id(one) == after).map_or(list.len(), |at| at + 1),
+            None => 0,
+        };
+        let more = list.len() > start.saturating_add(self.limit);
+        let page: Vec<T> = list.into_iter().skip(start).take(self.limit).collect();
+        let mut headers = HeaderMap::new();
+        if let Some(last) = page.last().filter(|_| more) {
+            let next = format!("<{route}?limit={}&after={}>; rel=\"next\"", self.limit, id(last));
+            headers.extend(HeaderValue::from_str(&next).ok().map(|value| (header::LINK, value)));
+        }
+        (headers, page)
+    }
+}
+
+/// JSON whatever the content type says; the parser's word names the field.
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
+    serde_json::from_slice(body).map_err(|error| problem(ErrorKind::Invalid, format!("request body: {error}")))
+}
+
+/// The same for a body that may have a credential in it: the parser's word may quote what it has read, so only the place and the
+/// field are passed on.
+pub(super) fn parse_secretly<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
+    serde_json::from_slice(body)
+        .map_err(|error| problem(ErrorKind::Invalid, format!("request body: {}", without_values(&error.to_string()))))
+}
+
+/// Takes out what a parser quotes: values stand between double quotes, unknown variants between backticks.
+fn without_values(word: &str) -> String {
+    let cut = |word: &str, from: Option<usize>, to: Option<usize>| match from.zip(to) {
+        Some((from, to)) if from < to => format!("{}(a value){}", &word[..from], &word[to + 1..]),
+        _ => word.to_owned(),
+    };
+    let word = cut(word, word.find('"'), word.rfind('"'));
+    let Some(start) = word.find("unknown variant `").map(|at| at + "unknown variant ".len()) else { return word };
+    let end = word[start..].find("`, expected").map(|at| start + at);
+    cut(&word, Some(start), end)
+}
+
+/// The references of a request: one, or a set.
+pub(super) fn references(one: &str, many: &[String]) -> Answer<Vec<Reference>> {
+    let invalid = |detail: String| problem(ErrorKind::Invalid, detail);
+    let texts: Vec<&str> = match (one.is_empty(), many.is_empty()) {
+        (false, true) => vec![one],
+        (true, false) => many.iter().map(String::as_str).collect(),
+        _ => return Err(invalid("write either `reference` or `references`, and something in it".to_owned())),
+    };
+    if texts.len() > SET_LIMIT {
+        return Err(invalid(format!("references: a set has at most {SET_LIMIT} members, this one {}", texts.len())));
+    }
+    let mut references: Vec<Reference> = Vec::with_capacity(texts.len());
+    for text in texts {
+        let reference = text.parse().map_err(|error| invalid(format!("{error}")))?;
+        if !references.contains(&reference) {
+            references.push(reference);
+        }
+    }
+    Ok(references)
+}
+
+/// Seconds from now, if any are given.
+pub(super) fn deadline(seconds: Option<f64>) -> Answer<()> {
+    if seconds.is_some_and(|seconds| !(seconds.is_finite() && seconds >= 0.0)) {
+        return Err(problem(ErrorKind::Invalid, "deadline_seconds must be a number of seconds from now, not negative"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prewarm::wire::PrewarmRequest;
+
+    #[test]
+    fn a_broken_credential_is_not_told() {
+        for body in [
+            r#"{"reference": "hf://a/b", "credential": "hf_secret"}"#,
+            r#"{"reference": "hf://a/b", "credential": {"hf_secret": "x"}}"#,
+            r#"{"reference": "hf://a/b", "credential": {"bearer": {"a": "hf_secret"}}}"#,
+            r#"{"reference": "hf://a/b", "credential": {"aws": "hf_\"secret"}}"#,
+            r#"{"reference": "hf://a/b", "tier": "hf_secret"}"#,
+        ] {
+            let told = parse_secretly::<PrewarmRequest>(body.as_bytes()).unwrap_err().detail;
+            assert!(!told.contains("secret") && told.contains("line 1"), "{told}");
+        }
+        let told = parse_secretly::<PrewarmRequest>(br#"{"reference": "hf://a/b", "teir": 1}"#).unwrap_err().detail;
+        assert!(told.contains("teir"), "{told}");
+    }
+
+    #[test]
+    fn a_list_is_walked_page_by_page() {
+        let list = || vec!["a", "b", "c", "d", "e"];
+        let page = |limit, after: Option<&str>| {
+            let (headers, page) = Page { limit, after: after.map(str::to_owned) }.cut(list(), |id| id, "/v1/x");
+            (page.concat(), headers.get(header::LINK).map(|link| link.to_str().unwrap().to_owned()))
+        };
+        assert_eq!(page(5, None), ("abcde".to_owned(), None));
+        assert_eq!(page(2, None), ("ab".to_owned(), Some("</v1/x?limit=2&after=b>; rel=\"next\"".to_owned())));
+        assert_eq!(page(2, Some("d")), ("e".to_owned(), None));
+        assert_eq!(page(2, Some("gone")), (String::new(), None));
+    }
+
+    #[test]
+    fn one_or_a_set_and_each_once() {
+        let set = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        assert_eq!(references("hf://a/b", &[]).unwrap().len(), 1);
+        assert_eq!(references("", &set(&["hf://a/b", "hf://a/c", "hf://a/b"])).unwrap().len(), 2);
+        assert!(references("", &[]).is_err() && references("hf://a/b", &set(&["hf://a/c"])).is_err());
+        assert!(references("", &set(&["hf://a/b"; 65])).unwrap_err().detail.contains("64"));
+        assert!(deadline(Some(f64::NAN)).is_err() && deadline(Some(-1.0)).is_err() && deadline(Some(0.0)).is_ok());
+    }
+}
