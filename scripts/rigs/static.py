@@ -18,7 +18,6 @@ from pathlib import Path
 
 from rig import authority, host, kubelet, models, names, origin, preheat
 
-NODE = "192.0.2.10"
 PORT = 7420
 _libc = ctypes.CDLL(None)
 
@@ -161,7 +160,7 @@ def main():
         program = preheat.REPOSITORY / built.stdout.strip()
     print(f"the binary: {program}")
     is_static(program)
-    kubelet.own_network(NODE)
+    host.need("network")
     work = host.work_directory()
     models.write_model(work / "source" / "model", rng.random(), shards=2, shard_bytes=8 << 20, small_files=3)
     right = models.digests(work / "source" / "model")
