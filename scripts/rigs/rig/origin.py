@@ -52,12 +52,13 @@ class Fault:
 class Origin:
     """Serves the files below `directory` on the loopback address until closed; a context manager.
 
-    `rate`: body bytes a second for each connection. `total_rate`: of all connections together, in equal turns. `fault`: called with every `Request`, answers a `Fault` or None.
+    `rate`: body bytes a second for each connection. `total_rate`: of all connections together, in equal turns. `fault`: called
+    with every `Request`, answers a `Fault` or None. `tls`: a server's context, for HTTPS.
     Counters: `body_bytes`, `requests` (of all methods), `by_path` (body bytes), `connections`, `most_at_once` (answers),
     `at_once` (answers now).
     """
 
-    def __init__(self, directory, rate=None, fault=None, port=0, total_rate=None):
+    def __init__(self, directory, rate=None, fault=None, port=0, total_rate=None, tls=None):
         self.directory = Path(directory).resolve()
         self.rate, self.fault, self.total_rate = rate, fault, total_rate
         self._turn = threading.Lock()
@@ -69,6 +70,10 @@ class Origin:
         self._server.origin = self
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        if tls:
+            self.url = f"https://127.0.0.1:{self.port}"
+            # The handshake belongs to the answering thread: in the accepting one a silent client would stop all others.
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
 
