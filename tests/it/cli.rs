@@ -346,6 +346,51 @@ async fn an_interrupted_fetch_goes_on_where_it_was() {
     assert!(all < size + 24 * MIB as u64, "{all} bytes for {size}: what had arrived was kept");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn fetches_into_one_directory_wait_for_each_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = with_more(model(17, 2, 9 * MIB));
+    let web = Web::serve(&files).await;
+    let daemon = Daemon::start(directory.path(), &[]);
+    for (name, at) in [("alone", "--direct"), ("beside", daemon.url.as_str())] {
+        let to = directory.path().join(name);
+        let start = || {
+            let mut command = preheat();
+            command.args(["fetch", &web.url, "--to", text(&to)]);
+            if at == "--direct" {
+                command.arg(at)
+            } else {
+                command.args(["--daemon", at])
+            };
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        let children: Vec<_> = (0..6).map(|_| start()).collect();
+        for child in children {
+            let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+            assert_eq!(code(&output), 0, "{name}: {}", stderr(&output));
+        }
+        assert_eq!(read(&to), files, "{name}");
+        assert!(!to.join(".preheat").exists(), "{name}: nothing half-made is left");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_interrupted_fetch_kept_goes_when_another_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = model(18, 1, 9 * MIB);
+    let web = Web::serve(&files).await;
+    let daemon = Daemon::start(directory.path(), &[]);
+    let to = directory.path().join("to");
+    std::fs::create_dir_all(to.join(".preheat/store/partials")).unwrap();
+    std::fs::write(to.join(".preheat/store/partials/data"), "half").unwrap();
+    let (url, at, place) = (web.url.clone(), daemon.url.clone(), to.clone());
+    let fetch = move || run(&["fetch", &url, "--to", text(&place), "--daemon", &at]);
+    let output = tokio::task::spawn_blocking(fetch).await.unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(read(&to), files);
+    assert!(!to.join(".preheat").exists());
+}
+
 #[tokio::test]
 async fn refusals_of_an_origin_have_their_codes() {
     let files = model(12, 1, MIB);
