@@ -17,6 +17,7 @@ use super::place::STAGING;
 use super::progress::Meter;
 use crate::base::ErrorKind;
 use crate::base::lifecycle::CancellationToken;
+use crate::sys::durable::make_directories;
 
 /// A directory that this fetch alone fills.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ pub(super) struct Destination {
 impl Destination {
     /// Makes the directory if it is absent, and waits while another fetch fills it.
     pub(super) async fn take(to: &Path, meter: &Meter, cancel: &CancellationToken) -> anyhow::Result<Self> {
-        fs::create_dir_all(to).with_context(|| format!("make directory {}", to.display()))?;
+        make_directories(to).with_context(|| format!("make directory {}", to.display()))?;
         let path = std::path::absolute(to).with_context(|| format!("resolve {}", to.display()))?;
         let directory = File::open(&path).with_context(|| format!("open directory {}", path.display()))?;
         let mut said = false;

@@ -29,7 +29,7 @@ impl ReadOnlyStore {
     /// Opens a root for looking.
     ///
     /// # Errors
-    /// `Missing`, `NotAStore`, `NewerFormat`, or I/O.
+    /// `NoStore`, `NotAStore`, `NewerFormat`, or I/O.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let layout = Layout::new(root);
         layout.check()?;

@@ -144,7 +144,18 @@ fn what_is_wrong_with_a_root_is_said() {
     std::fs::write(root.join("FORMAT"), format.replace('1', "9")).unwrap();
     fails(&run(&["fetch", &reference, "--root", text(&root)]), 64, &["format 9", "upgrade"]);
     fails(&run(&["models", "--root", text(&root)]), 64, &["format 9", "upgrade"]);
-    fails(&run(&["verify", "--root", text(&directory.path().join("none"))]), 66, &["none"]);
+    fails(&run(&["verify", "--root", text(&directory.path().join("none"))]), 66, &["none", "--root"]);
+    fails(&run(&["gc", "--root", text(&directory.path().join("none"))]), 66, &["none", "--root"]);
+    assert!(!directory.path().join("none").exists(), "looking makes no store");
+    let file = other.join("mine.txt");
+    for verb in ["verify", "models", "gc"] {
+        fails(&run(&[verb, "--root", text(&file)]), 64, &["mine.txt", "ot a directory"]);
+    }
+    for place in [&file, &file.join("below")] {
+        fails(&run(&["fetch", &reference, "--root", text(place)]), 64, &["mine.txt", "ot a directory"]);
+        fails(&run(&["fetch", &reference, "--to", text(place)]), 64, &["mine.txt", "ot a directory"]);
+    }
+    fails(&run(&["manifest", text(&file)]), 64, &["mine.txt", "directory"]);
     fails(&run(&["fetch", "file:///does/not/exist", "--to", text(&root.join("x"))]), 66, &["/does/not/exist"]);
 }
 
