@@ -63,9 +63,9 @@ enum Source {
     Origin,
 }
 
-/// Why the daemon's answer does not end the command.
-enum FromDaemon {
-    Done(Box<JobView>),
+/// A step that the daemon takes part in.
+enum FromDaemon<T> {
+    Done(Box<T>),
     /// Absent, hung or broken: said, and the origin is next.
     Unusable(String),
 }
@@ -100,13 +100,18 @@ async fn fetch(
     for client in clients {
         let client = target::with_credential(client, reference, args.pass_credential)?;
         match ask(&client, args, meter, cancel).await? {
-            FromDaemon::Done(job) => return deliver(&client, args, *job, meter, cancel).await,
-            FromDaemon::Unusable(why) => {
-                meter.note(&format!("daemon at {client} not used: {why}; going on without it"));
-            }
+            FromDaemon::Done(job) => match deliver(&client, args, *job, meter, cancel).await? {
+                FromDaemon::Done(outcome) => return Ok(*outcome),
+                FromDaemon::Unusable(why) => not_used(meter, &client, &why),
+            },
+            FromDaemon::Unusable(why) => not_used(meter, &client, &why),
         }
     }
     from_origin(args, reference, meter, cancel).await
+}
+
+fn not_used(meter: &Meter, client: &Client, why: &str) {
+    meter.note(&format!("daemon at {client} not used: {why}; going on without it"));
 }
 
 /// Runs the job at the daemon. Refusals that the origin would repeat are errors; a daemon in trouble is `Unusable`.
@@ -115,7 +120,7 @@ async fn ask(
     args: &FetchArgs,
     meter: &mut Meter,
     cancel: &CancellationToken,
-) -> anyhow::Result<FromDaemon> {
+) -> anyhow::Result<FromDaemon<JobView>> {
     let patience = target::patience(&args.daemon);
     let request = PrewarmRequest {
         reference: args.reference.clone(),
@@ -172,7 +177,7 @@ fn has_destination(args: &FetchArgs) -> bool {
     args.to.is_some() || args.root.is_some()
 }
 
-fn refusal(error: &ClientError, args: &FetchArgs) -> anyhow::Result<FromDaemon> {
+fn refusal(error: &ClientError, args: &FetchArgs) -> anyhow::Result<FromDaemon<JobView>> {
     let kind = error.kind();
     // Not reached at all, or a daemon in trouble.
     if error.is_transport() || (falls_back(kind) && has_destination(args)) {
@@ -181,14 +186,15 @@ fn refusal(error: &ClientError, args: &FetchArgs) -> anyhow::Result<FromDaemon> 
     Err(CliError::new(kind, error.to_string()).into())
 }
 
-/// Turns a finished job into files that this process can open.
+/// Turns a finished job into files that this process can open. With a destination a daemon that fails only now is `Unusable`:
+/// the origin still has the files.
 async fn deliver(
     client: &Client,
     args: &FetchArgs,
     job: JobView,
     meter: &mut Meter,
     cancel: &CancellationToken,
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<FromDaemon<Outcome>> {
     let (Some(tree), Some(digest)) = (job.path.clone(), job.manifest) else {
         return Err(CliError::new(ErrorKind::Internal, "the daemon says ready and names no tree").into());
     };
@@ -209,7 +215,7 @@ async fn deliver(
     let visible = is_same_directory(&tree, &job);
     let Some(to) = &args.to else {
         if visible {
-            return Ok(outcome);
+            return Ok(FromDaemon::Done(Box::new(outcome)));
         }
         return Err(CliError::new(
             ErrorKind::NotFound,
@@ -221,24 +227,67 @@ async fn deliver(
         )
         .into());
     };
-    let manifest = client.manifest(&digest).await.context("read the manifest from the daemon")?;
     let to = Destination::take(to, meter, cancel).await?;
+    let patience = target::patience(&args.daemon);
+    let manifest = match tokio::time::timeout(patience, client.manifest(&digest)).await {
+        Ok(Ok(manifest)) => manifest,
+        Ok(Err(error)) => return Ok(FromDaemon::Unusable(format!("read the manifest: {error}"))),
+        Err(_) => return Ok(FromDaemon::Unusable(format!("no manifest within {patience:?}"))),
+    };
     to.path().clone_into(&mut outcome.path);
     // A copy of somebody else's disk is durable when the caller's own system says so.
     outcome.durable = false;
-    if visible {
+    let placed = if visible {
         let take = if args.link { Take::Link } else { Take::Copy };
-        outcome.placed = Some(place(tree, manifest, to.path(), take).await?);
-        to.clear()?;
-        return Ok(outcome);
+        let placed = place(tree, manifest, to.path(), take).await;
+        if placed.is_ok() {
+            to.clear()?;
+        }
+        placed
+    } else {
+        outcome.source = Source::DaemonStream;
+        stream(client, manifest, &to, SILENCE.max(patience), meter, cancel).await
+    };
+    match placed {
+        Ok(placed) => outcome.placed = Some(placed),
+        Err(error) if is_the_daemons(kind_of(&error)) => return Ok(FromDaemon::Unusable(format!("{error:#}"))),
+        Err(error) => return Err(error),
     }
-    outcome.source = Source::DaemonStream;
-    let source = NodeSource::new(client.clone(), manifest);
-    let origin_id = OriginId::new(format!("node+{client}/{digest}"));
-    let reference = source.reference();
-    let (_, placed) = into_private(&to, reference, origin_id, Arc::new(source), meter, cancel).await?;
-    outcome.placed = Some(placed);
-    Ok(outcome)
+    Ok(FromDaemon::Done(Box::new(outcome)))
+}
+
+/// What can go wrong on the daemon's side once it has said ready: it ends or hangs, or evicts the model meanwhile.
+fn is_the_daemons(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::NotFound | ErrorKind::Corrupt)
+}
+
+/// Has the files streamed from the daemon.
+async fn stream(
+    client: &Client,
+    manifest: Manifest,
+    to: &Destination,
+    silence: Duration,
+    meter: &mut Meter,
+    cancel: &CancellationToken,
+) -> anyhow::Result<&'static str> {
+    let origin_id = OriginId::new(format!("node+{client}/{}", manifest.digest()));
+    let source = NodeSource::new(client.clone(), manifest, silence);
+    let (reference, gone) = (source.reference(), source.gone());
+    // The transfer ends in order, and what has come is kept, whoever calls it off.
+    let calling_off = cancel.child_token();
+    let transfer = into_private(to, reference, origin_id, Arc::new(source), meter, &calling_off);
+    tokio::pin!(transfer, gone);
+    tokio::select! {
+        done = &mut transfer => done.map(|(_, placed)| placed),
+        why = &mut gone => {
+            calling_off.cancel();
+            match transfer.await {
+                Ok((_, placed)) => Ok(placed),
+                Err(_) if !cancel.is_cancelled() => Err(CliError::new(ErrorKind::Unavailable, why).into()),
+                Err(error) => Err(error),
+            }
+        }
+    }
 }
 
 /// Whether `path`, as this process sees it, is the very directory that the daemon published.

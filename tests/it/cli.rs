@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use preheat::model::Manifest;
+
 use super::support::command::{Daemon, code, fails, json, preheat, run, stderr, stdout};
 use super::support::model::{Files, MIB, manifest, model, read, shard, total, with_more, write};
 use super::support::web::{Fault, Web};
@@ -309,6 +311,65 @@ fn a_stopped_daemon_is_given_up() {
     assert_eq!(json(&output)["source"], "origin");
     assert!(stderr(&output).contains("not used"), "{}", stderr(&output));
     assert_eq!(read(&to), files);
+}
+
+/// A daemon that says ready, whose store nobody here can see, and that then hangs: before the manifest, or before the first byte of
+/// a blob.
+async fn daemon_that_hangs(manifest: &Manifest, gives_manifest: bool) -> String {
+    use axum::Json;
+    use axum::routing::{get, post};
+    use preheat::prewarm::wire::{JobState, JobView};
+    let job = JobView {
+        id: "job-1".to_owned(),
+        state: JobState::Ready,
+        path: Some("/proc/none/tree".into()),
+        manifest: Some(manifest.digest()),
+        ..JobView::default()
+    };
+    let json = manifest.to_json();
+    let answer = move || {
+        let json = json.clone();
+        async move {
+            if !gives_manifest {
+                std::future::pending::<()>().await;
+            }
+            json
+        }
+    };
+    let blob = || async {
+        let nothing = futures_util::stream::pending::<std::io::Result<axum::body::Bytes>>();
+        (http::StatusCode::PARTIAL_CONTENT, axum::body::Body::from_stream(nothing))
+    };
+    let app = axum::Router::new()
+        .route("/v1/prewarm", post(move || async { Json(job) }))
+        .route("/v1/prewarm/{id}/events", get(|| async { "" }))
+        .route("/v1/manifests/{digest}", get(answer))
+        .route("/v1/blobs/{hash}", get(blob));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    at
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_hangs_after_it_said_ready_is_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = model(19, 2, 9 * MIB);
+    let reference = source(directory.path(), &files);
+    for (name, gives_manifest) in [("manifest", false), ("blobs", true)] {
+        let at = daemon_that_hangs(&manifest(&files), gives_manifest).await;
+        let (reference, to) = (reference.clone(), directory.path().join(name));
+        let place = to.clone();
+        let fetch = move || {
+            let named = ["--daemon", &at, "--daemon-timeout", "300ms", "--json"];
+            run(&[&["fetch", &reference, "--to", text(&place)], &named[..]].concat())
+        };
+        let output = tokio::task::spawn_blocking(fetch).await.unwrap();
+        assert_eq!(code(&output), 0, "{name}: {}", stderr(&output));
+        assert_eq!(json(&output)["source"], "origin", "{name}");
+        assert!(stderr(&output).contains("not used"), "{name}: {}", stderr(&output));
+        assert_eq!(read(&to), files, "{name}");
+    }
 }
 
 #[test]
