@@ -121,7 +121,7 @@ impl ErrorKind {
             | Io::UnexpectedEof
             | Io::NotConnected => Self::Unavailable,
             Io::ResourceBusy | Io::WouldBlock => Self::Busy,
-            Io::InvalidInput => Self::Invalid,
+            Io::InvalidInput | Io::InvalidFilename | Io::NotADirectory | Io::IsADirectory => Self::Invalid,
             _ => Self::Internal,
         }
     }

@@ -4,6 +4,7 @@
 mod args;
 #[cfg(feature = "demo")]
 mod demo;
+mod destination;
 mod direct;
 mod error;
 mod fetch;

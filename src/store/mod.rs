@@ -223,7 +223,7 @@ impl Store {
         // Trees are named by absolute paths, whatever the working directory is later.
         let root = std::path::absolute(root).at("resolve store directory", root)?;
         let layout = Layout::new(&root);
-        std::fs::create_dir_all(&root).at("make store directory", &root)?;
+        crate::sys::durable::make_directories(&root).at("make store directory", &root)?;
         // Somebody else's directory stays as it is.
         layout.recognise()?;
         let lock = RootLock::take(&layout, holder)?;

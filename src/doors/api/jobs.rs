@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -13,7 +12,7 @@ use futures_util::StreamExt;
 
 use super::Answer;
 use super::openapi::{NotHere, OriginProblems, Problems};
-use super::parse::{Page, deadline, parse_secretly, references};
+use super::parse::{Page, Whole, deadline, parse_secretly, references};
 use crate::access::Identity;
 use crate::base::ErrorKind;
 use crate::doors::Node;
@@ -39,7 +38,7 @@ const VERDICT_WAIT: Duration = Duration::from_secs(2);
 pub(super) async fn prewarm(
     State(node): State<Node>,
     reader: Reader,
-    body: Bytes,
+    Whole(body): Whole,
 ) -> Answer<(StatusCode, Json<JobView>)> {
     let mut request: PrewarmRequest = parse_secretly(&body)?;
     deadline(request.deadline_seconds)?;
@@ -85,7 +84,7 @@ pub(super) async fn prewarm(
     NotHere,
     OriginProblems,
 ))]
-pub(super) async fn estimate(State(node): State<Node>, reader: Reader, body: Bytes) -> Answer<Json<Estimate>> {
+pub(super) async fn estimate(State(node): State<Node>, reader: Reader, Whole(body): Whole) -> Answer<Json<Estimate>> {
     let mut request: EstimateRequest = parse_secretly(&body)?;
     deadline(request.deadline_seconds)?;
     let references = references(&request.reference, &request.references)?;

@@ -1,13 +1,12 @@
 //! Published models, their pins, and manifests.
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::openapi::{NotHere, OriginProblems, Problems};
-use super::parse::{Page, parse};
+use super::parse::{Page, Whole, parse};
 use super::{Answer, blocking};
 use crate::access::Verdict;
 use crate::base::ErrorKind;
@@ -89,7 +88,7 @@ pub(super) async fn pin(
     State(node): State<Node>,
     reader: Reader,
     Path((id, pin)): Path<(String, String)>,
-    body: Bytes,
+    Whole(body): Whole,
 ) -> Answer<Json<ModelView>> {
     let request: PinRequest = if body.is_empty() { PinRequest::default() } else { parse(&body)? };
     // A lease ends by itself; what stays for ever takes room from everybody.

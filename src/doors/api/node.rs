@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::openapi::Problems;
-use super::parse::parse;
+use super::parse::{Whole, parse};
 use super::{Answer, blocking};
 use crate::base::ErrorKind;
 use crate::doors::Node;
@@ -67,7 +66,7 @@ pub(super) async fn facts(State(node): State<Node>) -> Answer<Json<NodeView>> {
 
 /// Gives space back. For operators.
 #[utoipa::path(post, path = "/v1/gc", request_body = Option<GcRequest>, responses((status = 200, body = GcReport), Problems))]
-pub(super) async fn gc(State(node): State<Node>, reader: Reader, body: Bytes) -> Answer<Json<GcReport>> {
+pub(super) async fn gc(State(node): State<Node>, reader: Reader, Whole(body): Whole) -> Answer<Json<GcReport>> {
     reader.must_operate("giving space back")?;
     let request: GcRequest = if body.is_empty() { GcRequest::default() } else { parse(&body)? };
     let metrics = Arc::clone(&node.metrics);

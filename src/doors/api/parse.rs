@@ -1,6 +1,7 @@
 //! Request bodies and queries, read so that a mistake is named and a secret is not.
 
-use axum::extract::FromRequestParts;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use serde::de::DeserializeOwned;
@@ -68,6 +69,21 @@ impl Page {
             headers.extend(HeaderValue::from_str(&next).ok().map(|value| (header::LINK, value)));
         }
         (headers, page)
+    }
+}
+
+/// A whole request body, however it is said to be typed.
+#[derive(Debug)]
+pub(super) struct Whole(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Whole {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        Bytes::from_request(request, state)
+            .await
+            .map(Self)
+            .map_err(|refused| Problem::with_status(ErrorKind::Invalid, refused.status().as_u16(), refused.body_text()))
     }
 }
 
