@@ -15,6 +15,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError};
 use crate::model::{Reference, Rights, Secret};
+use crate::sys::mutant::mutant;
 
 /// See the module.
 pub(super) struct Discreet {
@@ -101,6 +102,9 @@ impl Origin for Discreet {
 
 impl Secrets {
     fn mask(&self, mut error: SourceError) -> SourceError {
+        if mutant("echoes_shown") {
+            return error;
+        }
         let secrets = match &*self.0 {
             Rights::Anonymous => proxy_secrets(),
             Rights::Caller(credential) => {
