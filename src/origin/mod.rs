@@ -41,6 +41,8 @@ pub struct Origins {
     clients: Clients,
     /// Servers that want to be left alone.
     pauses: Pauses,
+    /// Listings that one of them has interrupted.
+    unfinished: hub::Unfinished,
 }
 
 // === impl Origins ===
@@ -53,7 +55,13 @@ impl Origins {
     pub fn new(config: Config) -> Result<Self, SourceError> {
         let allow = Arc::new(AllowList::new(&config.allow)?);
         let clients = Clients::new(&config, Arc::clone(&allow))?;
-        Ok(Self { config: Arc::new(config), allow, clients, pauses: Pauses::default() })
+        Ok(Self {
+            config: Arc::new(config),
+            allow,
+            clients,
+            pauses: Pauses::default(),
+            unfinished: hub::Unfinished::default(),
+        })
     }
 
     /// The origin of a reference, asked with these rights.
@@ -68,7 +76,9 @@ impl Origins {
         let origin: Arc<dyn Origin> = match reference.scheme {
             Scheme::File => Arc::new(file::FileOrigin::new(self.config.files_max, rights)?),
             Scheme::Http | Scheme::Https => Arc::new(http::HttpOrigin::new(self.clients.clone(), rights)?),
-            Scheme::Hf => Arc::new(hub::HubOrigin::new(reference, &egress, rights, &self.config, &self.pauses)?),
+            Scheme::Hf => {
+                Arc::new(hub::HubOrigin::new(reference, &egress, rights, &self.config, &self.pauses, &self.unfinished)?)
+            }
             Scheme::S3 => Arc::new(object::ObjectOrigin::new(reference, egress, rights, &self.config)?),
         };
         Ok(Arc::new(Discreet::new(origin, rights)))

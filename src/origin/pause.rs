@@ -44,7 +44,8 @@ pub(super) struct Pauses {
 pub(super) struct Limit {
     table: Arc<Mutex<Table>>,
     server: String,
-    account: u64,
+    /// Tells accounts apart, and nothing of them.
+    pub(super) account: u64,
 }
 
 /// Who has to wait. `None`: everybody, and every class.

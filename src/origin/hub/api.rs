@@ -1,7 +1,6 @@
 //! The one way by which anything is asked of a hub, and what is asked of it besides bytes: which commit a branch is, and what a
 //! commit has.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -14,6 +13,7 @@ use super::listing::{Entry, Pages, bytes_of};
 use super::location::leads_elsewhere;
 use super::refusal::{self, About};
 use super::token::Token;
+use super::unfinished::{Owner, Unfinished};
 use crate::model::source::SourceError;
 use crate::origin::client::safe;
 use crate::origin::excerpt::excerpt;
@@ -33,8 +33,7 @@ pub(super) struct Api {
     pub(super) token: Option<Token>,
     pub(super) limit: Limit,
     pub(super) stall: Duration,
-    /// A listing that a pause has interrupted.
-    pub(super) unfinished: Mutex<Option<Pages>>,
+    pub(super) unfinished: Unfinished,
 }
 
 #[derive(Deserialize)]
@@ -85,8 +84,8 @@ impl Api {
     /// stopped.
     pub(super) async fn tree(&self, commit: &str, most: usize) -> Result<Vec<Entry>, SourceError> {
         let what = format!("hf://{}@{commit}", self.repository);
-        let begun = self.unfinished().take().filter(|pages| pages.commit == commit);
-        let mut pages = match begun {
+        let owner = Owner { repository: self.url(&[], &[])?, account: self.limit.account };
+        let mut pages = match self.unfinished.take(&owner, commit) {
             Some(pages) => pages,
             None => {
                 let mut url = self.url(&["api", "models"], &["tree", commit])?;
@@ -98,7 +97,7 @@ impl Api {
             let (bytes, headers) = match self.get(pages.next.clone(), &what).await {
                 Ok(page) => page,
                 Err(error) => {
-                    *self.unfinished() = Some(pages);
+                    self.unfinished.put(owner, pages);
                     return Err(error);
                 }
             };
@@ -106,10 +105,6 @@ impl Api {
                 return Ok(pages.entries);
             }
         }
-    }
-
-    fn unfinished(&self) -> std::sync::MutexGuard<'_, Option<Pages>> {
-        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the hub gives out a file.

@@ -12,6 +12,7 @@ mod location;
 mod prove;
 mod refusal;
 mod token;
+mod unfinished;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -23,6 +24,7 @@ use futures_util::{StreamExt, stream};
 use reqwest::{Response, StatusCode, Url};
 
 pub(super) use token::own_token;
+pub(super) use unfinished::Unfinished;
 
 use self::api::Api;
 use self::listing::Entry;
@@ -81,6 +83,7 @@ impl HubOrigin {
         rights: &Rights,
         config: &Config,
         pauses: &Pauses,
+        unfinished: &Unfinished,
     ) -> Result<Self, SourceError> {
         let endpoint = endpoint_in_force();
         let parsed = Url::parse(&endpoint).ok().filter(|url| {
@@ -106,7 +109,7 @@ impl HubOrigin {
         let limit = pauses.limit(&endpoint, header.as_ref().map(reqwest::header::HeaderValue::as_bytes));
         let client = egress.client().clone();
         Ok(Self {
-            api: Api { client, endpoint, repository, token, limit, stall, unfinished: Mutex::default() },
+            api: Api { client, endpoint, repository, token, limit, stall, unfinished: unfinished.clone() },
             stall,
             files_max: config.files_max,
             commits: Mutex::default(),

@@ -52,12 +52,14 @@ pub(super) fn meaning(status: StatusCode, code: &str, message: &str, about: &Abo
             Some(source) => format!("the hub has no such model, or none that the token in {source} may see"),
             None => format!("the hub has no such model, or it is not public: then {GIVE_TOKEN}"),
         }),
-        (StatusCode::NOT_FOUND, "RepoNotFound") => {
-            let seen =
-                token.map_or_else(|| "without a token".to_owned(), |source| format!("with the token in {source}"));
-            Some(SourceError::NotFound { what: format!("{what}, as far as can be seen {seen},") })
+        (StatusCode::NOT_FOUND, "RepoNotFound") if token.is_none() => {
+            Some(SourceError::NotFound { what: format!("{what}, as far as is seen without a token,") })
         }
-        (_, "RepoNotFound") => denied("the hub has no such model, or none that may be seen".to_owned()),
+        (_, "RepoNotFound") => denied(match token {
+            // A right that was taken back looks like this too.
+            Some(source) => format!("the hub has no such model, or none that the token in {source} may see"),
+            None => "the hub has no such model, or none that may be seen".to_owned(),
+        }),
         (StatusCode::NOT_FOUND, "RevisionNotFound") => {
             Some(SourceError::NotFound { what: format!("the revision of {what}") })
         }
@@ -98,7 +100,8 @@ mod tests {
             (401, "GatedRepo", "", None, ErrorKind::Denied, "it is gated"),
             (403, "", "fine-grained", Some("FILE"), ErrorKind::Denied, "may not read it (fine-grained)"),
             (403, "", "", None, ErrorKind::Denied, "without a token"),
-            (404, "RepoNotFound", "", Some("FILE"), ErrorKind::NotFound, "with the token in FILE, does not exist"),
+            (404, "RepoNotFound", "", Some("FILE"), ErrorKind::Denied, "none that the token in FILE may see"),
+            (404, "RepoNotFound", "", None, ErrorKind::NotFound, "seen without a token, does not exist"),
             (404, "RevisionNotFound", "", None, ErrorKind::NotFound, "the revision of hf://org/m does not exist"),
             (404, "EntryNotFound", "", None, ErrorKind::NotFound, "hf://org/m does not exist"),
         ] {
