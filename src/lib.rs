@@ -16,7 +16,7 @@
 //! | ground | `base`      |                  | error kinds, units, boot identity, lifecycle: no policy, no network |
 //! | ground | `digest`    | `base`           | BLAKE3 by groups out of order, merged to the root; origins' digests; verified bytes |
 //! | ground | `sys`       | `base`           | the kernel and the only `unsafe`: buffers, disk hands, durable rename, clone, page cache |
-//! | ground | `telemetry` | `base` `sys`     | logs and metrics, each metric's name, unit and stability in one place |
+//! | ground | `telemetry` | `base`           | logs and metrics, each metric's name, unit and stability in one place |
 //! | 1      | `model`     |                  | nouns: reference, manifest, selection, keys, and the port that sources of bytes implement |
 //! | 2      | `origin`    |                  | bytes elsewhere: one folder per kind of origin, one conformance suite for all |
 //! | 2      | `store`     |                  | bytes at rest: layout, partials, sealing, pins, space, eviction, recovery, scrub |

@@ -107,7 +107,7 @@ async fn prewarm(
     reader: Reader,
     body: Bytes,
 ) -> Answer<(StatusCode, Json<serde_json::Value>)> {
-    let mut request: PrewarmRequest = parse_secretly(&body)?;
+    let mut request: PrewarmRequest = parse_with_credential(&body)?;
     if request.deadline_seconds.is_some_and(|seconds| !(seconds.is_finite() && seconds >= 0.0)) {
         return Err(problem(ErrorKind::Invalid, "deadline_seconds must be a number of seconds from now, not negative"));
     }
@@ -180,7 +180,7 @@ fn may_try(node: &Node, identity: &Identity, references: &[Reference], credentia
 }
 
 async fn estimate(State(node): State<Node>, reader: Reader, body: Bytes) -> Answer<Json<Estimate>> {
-    let mut request: EstimateRequest = parse_secretly(&body)?;
+    let mut request: EstimateRequest = parse_with_credential(&body)?;
     if request.deadline_seconds.is_some_and(|seconds| !(seconds.is_finite() && seconds >= 0.0)) {
         return Err(problem(ErrorKind::Invalid, "deadline_seconds must be a number of seconds from now, not negative"));
     }
@@ -327,17 +327,27 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
     serde_json::from_slice(body).map_err(|error| problem(ErrorKind::Invalid, format!("request body: {error}")))
 }
 
-/// The same for a body that may have a credential in it: the parser's word may quote what it has read, so only the place and the
-/// field are passed on.
-fn parse_secretly<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
-    serde_json::from_slice(body).map_err(|error| {
+/// The same for a body that may have a credential in it. What a parser says quotes what it has read, so of a credential that is
+/// none nothing is passed on, and of the rest no value.
+fn parse_with_credential<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
+    let invalid = |word: String| problem(ErrorKind::Invalid, format!("request body: {word}"));
+    let body: serde_json::Value = serde_json::from_slice(body).map_err(|error| {
+        invalid(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))
+    })?;
+    let Some(fields) = body.as_object() else { return Err(invalid("must be an object".to_owned())) };
+    if let Some(credential) = fields.get("credential")
+        && serde_json::from_value::<Option<Credential>>(credential.clone()).is_err()
+    {
+        let word = "credential: write {\"bearer\": TOKEN}, {\"aws\": {...}} or another kind";
+        return Err(invalid(word.to_owned()));
+    }
+    serde_json::from_value(body).map_err(|error| {
         let word = error.to_string();
         // `invalid type: string "...", expected ...`: everything quoted with double quotes is a value.
-        let word = match (word.find('"'), word.rfind('"')) {
+        invalid(match (word.find('"'), word.rfind('"')) {
             (Some(from), Some(to)) if from < to => format!("{}(a value){}", &word[..from], &word[to + 1..]),
             _ => word,
-        };
-        problem(ErrorKind::Invalid, format!("request body: {word}"))
+        })
     })
 }
 
@@ -349,5 +359,31 @@ pub(super) async fn blocking<T: Send + 'static>(
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(problem(error.kind(), error.to_string())),
         Err(_) => Err(problem(ErrorKind::Internal, "the store panicked: a defect of preheat")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_is_none_is_refused_without_its_values() {
+        let good = br#"{"reference": "hf://a/b", "credential": {"bearer": "canary"}}"#;
+        assert_eq!(parse_with_credential(good).unwrap().credential.unwrap().kind(), "bearer");
+        assert!(
+            parse_with_credential(br#"{"reference": "hf://a/b", "credential": null}"#).unwrap().credential.is_none()
+        );
+        for (body, says) in [
+            (r#"{"reference": "r", "credential": {"canary": 1}}"#, "credential: write"),
+            (r#"{"reference": "r", "credential": "canary"}"#, "credential: write"),
+            (r#"{"reference": "r", "credential": {"bearer": ["canary"]}}"#, "credential: write"),
+            (r#"{"reference": "r", "credential": {"bearer": "canary"}"#, "line 1 column"),
+            (r#"{"reference": "r", "wait": "canary"}"#, "expected a boolean"),
+            (r#"{"refernce": "canary"}"#, "unknown field `refernce`"),
+            (r#"["canary"]"#, "must be an object"),
+        ] {
+            let detail = parse(body.as_bytes()).unwrap_err().detail;
+            assert!(detail.contains(says) && !detail.contains("canary"), "{body}: {detail}");
+        }
     }
 }

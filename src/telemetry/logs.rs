@@ -13,8 +13,6 @@ use tracing_subscriber::registry::Registry;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::sys::mutant::mutant;
-
 /// How a line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -64,7 +62,7 @@ fn discreet(filter: EnvFilter) -> impl Filter<Registry> {
 fn ours_or_warning(event: &Metadata<'_>) -> bool {
     let target = event.target();
     let ours = target == "preheat" || target.starts_with("preheat::");
-    ours || *event.level() <= Level::WARN || mutant("dependencies_logged")
+    ours || *event.level() <= Level::WARN
 }
 
 #[cfg(test)]

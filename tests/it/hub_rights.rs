@@ -290,7 +290,7 @@ fn waits_are_bounded_and_can_be_called_off() {
 }
 
 #[test]
-fn a_hub_that_echoes_learns_us_no_secret() {
+fn a_hub_that_echoes_tells_nobody_a_secret() {
     with_hub(&model(6, 1, MIB), Some("hf_canary"), |hub| async move {
         for (status, headers, body) in [
             (500, Vec::new(), "you sent Authorization: Bearer hf_canary"),

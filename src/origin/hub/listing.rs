@@ -85,7 +85,7 @@ impl Pages {
         self.pages += 1;
         for entry in page {
             if entry.kind == "file" {
-                self.entries.push(entry_of(entry, what)?);
+                self.entries.push(entry_of(&entry, what)?);
             } else {
                 self.folders += 1;
             }
@@ -140,7 +140,7 @@ impl Digest {
     }
 }
 
-fn entry_of(entry: TreeEntry, what: &str) -> Result<Entry, SourceError> {
+fn entry_of(entry: &TreeEntry, what: &str) -> Result<Entry, SourceError> {
     let protocol = |detail: String| SourceError::Protocol { what: what.to_owned(), detail };
     let path = FilePath::new(&entry.path).map_err(|error| protocol(format!("lists a path that is none: {error}")))?;
     let (size, digest) = match &entry.lfs {
