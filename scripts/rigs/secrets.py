@@ -443,19 +443,30 @@ def show(found):
 
 
 def suite(rng):
-    """The integration tests with canaries for credentials, at TRACE."""
+    """The integration tests with canaries for credentials, at TRACE; and those of hubs once more with a defect that tells one."""
     canary, work = f"cnry{rng.randbytes(16).hex()}", host.work_directory()
-    (work / "left").mkdir()
-    environment = os.environ | {"PREHEAT_TEST_CANARY": canary, "PREHEAT_LOG": "trace", "TMPDIR": str(work / "left"), "RUST_BACKTRACE": "0"}
-    command = ["cargo", "nextest", "run", "--locked", "--all-features", "-E", "binary(it)", "--success-output", "final", "--failure-output", "final"]
-    with open(work / "left" / "said", "wb") as out:
-        done = subprocess.run(command, cwd=preheat.REPOSITORY, env=environment, stdout=out, stderr=out)
-    text = (work / "left" / "said").read_bytes()
-    check(done.returncode == 0, "the tests pass with canaries" + ("" if done.returncode == 0 else text[-4000:].decode(errors="replace")))
-    check(b"TRACE" in text or b"DEBUG" in text, f"they print {len(text) >> 20} MiB at TRACE")
-    found, size = search([work / "left"], dict.fromkeys(forms(canary.encode()), "canary"), work)
-    show(found)
-    check(not found, f"no hit in {size / 1e9:.2f} GB of output and of what they left")
+    needles = dict.fromkeys(forms(canary.encode()), "canary")
+    for mutant, which in (None, "binary(it)"), ("token_logged", "binary(it) and test(hub)"):
+        left = work / (mutant or "left")
+        left.mkdir()
+        # Other users take part in some tests.
+        for place in (work, left):
+            place.chmod(0o755)
+        environment = os.environ | {"PREHEAT_TEST_CANARY": canary, "PREHEAT_LOG": "trace", "TMPDIR": str(left), "RUST_BACKTRACE": "0"}
+        environment |= {"PREHEAT_MUTANT": mutant} if mutant else {}
+        command = ["cargo", "nextest", "run", "--locked", "--all-features", "-E", which, "--success-output", "final", "--failure-output", "final"]
+        with open(left / "said", "wb") as out:
+            done = subprocess.run(command, cwd=preheat.REPOSITORY, env=environment, stdout=out, stderr=out)
+        lines = (left / "said").read_text(errors="replace").splitlines()
+        failed = sorted({line.split()[-1] for line in lines if line.lstrip().startswith("FAIL [")})
+        check(done.returncode == 0, f"the tests pass with canaries{': not ' + ', '.join(failed) if done.returncode else ''}")
+        found, size = search([left], needles, work)
+        if mutant:
+            check(found, f"mutant {mutant}: found")
+            continue
+        check(any(" DEBUG " in line for line in lines), f"they print {len(lines)} lines")
+        show(found)
+        check(not found, f"no hit in {size / 1e9:.2f} GB of output and of what they left")
 
 
 def main():

@@ -14,16 +14,18 @@ use preheat::origin::{Config, Origins};
 use super::support::hub::{COMMIT, Hub, made_up};
 use super::support::model::{Files, MIB, model, with_more};
 use super::support::node::Node;
+use super::support::secret;
 
 pub(crate) const SHARD: &str = "model-00001-of-00002.safetensors";
 pub(crate) const MODEL: &str = "hf://org/m";
 
-/// Sets a variable of this process, which is this test's own.
+/// Sets a variable of this process, which is this test's own; tokens as [`secret`] has them.
 pub(crate) fn set(name: &str, value: Option<&str>) {
     #[expect(unsafe_code, reason = "the test runner gives every test a process, and its runtime has one thread")]
     // SAFETY: no other thread reads the environment meanwhile.
     unsafe {
         match value {
+            Some(value) if name == "HF_TOKEN" => std::env::set_var(name, secret(value)),
             Some(value) => std::env::set_var(name, value),
             None => std::env::remove_var(name),
         }
@@ -66,7 +68,11 @@ fn a_model_comes_with_its_digests_checked_and_the_token_stays_at_the_hub() {
         let facts = &fetched.model.record.facts.files;
         let verified = |path: &str| facts.iter().find(|fact| fact.path.as_str() == path).unwrap().origin_verified;
         assert_eq!((verified(SHARD), verified("config.json")), (OriginVerified::Sha256, OriginVerified::GitSha1));
-        assert!(hub.asked().iter().all(|asked| asked.header("authorization") == Some("Bearer hf_secret")));
+        assert!(
+            hub.asked()
+                .iter()
+                .all(|asked| asked.header("authorization") == Some(&format!("Bearer {}", secret("hf_secret"))))
+        );
         assert!(!hub.asked_of_storage().is_empty());
         for asked in hub.asked_of_storage() {
             let seen = format!("{} {:?}", asked.path, asked.headers);

@@ -14,9 +14,10 @@ use super::hub::{MODEL, SHARD, set, with_hub};
 use super::support::hub::{Access, Hub, Refusal};
 use super::support::model::{Files, MIB, model, total};
 use super::support::node::{Node, config};
+use super::support::secret;
 
 fn tokens(names: &[&str]) -> Option<HashSet<String>> {
-    Some(names.iter().map(|name| (*name).to_owned()).collect())
+    Some(names.iter().map(|name| secret(name)).collect())
 }
 
 #[test]
@@ -94,7 +95,7 @@ fn a_token_that_is_revoked_in_the_middle_leaves_what_has_come() {
     with_hub(&files, None, |hub| async move {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("token");
-        std::fs::write(&file, "hf_first").unwrap();
+        std::fs::write(&file, secret("hf_first")).unwrap();
         set("HF_TOKEN_PATH", file.to_str());
         hub.access(Access { tokens: tokens(&["hf_first"]), ..Access::default() });
         let (revoking, node) = (hub.clone(), Node::new());
@@ -114,7 +115,7 @@ fn a_token_that_is_revoked_in_the_middle_leaves_what_has_come() {
         node.assert_nothing_published();
         // Another in its place, and the fetch goes on: no restart, and not from the beginning.
         hub.expire_every(usize::MAX);
-        std::fs::write(&file, "hf_second\n").unwrap();
+        std::fs::write(&file, secret("hf_second") + "\n").unwrap();
         let (fetched, found) = node.files(MODEL).await;
         assert!(found == wanted);
         let whole = total(&wanted);
@@ -126,7 +127,7 @@ fn a_token_that_is_revoked_in_the_middle_leaves_what_has_come() {
 }
 
 fn bearer(token: &str) -> Rights {
-    Rights::Caller(Credential::Bearer(Secret::new(token.to_owned())))
+    Rights::Caller(Credential::Bearer(Secret::new(secret(token))))
 }
 
 /// Whether a listing succeeds, and what the proof says after it.
@@ -291,7 +292,11 @@ fn waits_are_bounded_and_can_be_called_off() {
 
 #[test]
 fn a_hub_that_echoes_tells_nobody_a_secret() {
-    with_hub(&model(6, 1, MIB), Some("hf_canary"), |hub| async move {
+    with_hub(&model(6, 1, MIB), None, |hub| async move {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("token");
+        std::fs::write(&file, "hf_canary").unwrap();
+        set("HF_TOKEN_PATH", file.to_str());
         for (status, headers, body) in [
             (500, Vec::new(), "you sent Authorization: Bearer hf_canary"),
             (400, Vec::new(), "https://cdn/x?Signature=c4n4ry&token=hf_canary"),
