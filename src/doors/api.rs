@@ -369,9 +369,12 @@ mod tests {
     #[test]
     fn a_body_that_is_none_is_refused_without_its_values() {
         let good = br#"{"reference": "hf://a/b", "credential": {"bearer": "canary"}}"#;
-        assert_eq!(parse_with_credential(good).unwrap().credential.unwrap().kind(), "bearer");
+        assert_eq!(parse_with_credential::<PrewarmRequest>(good).unwrap().credential.unwrap().kind(), "bearer");
         assert!(
-            parse_with_credential(br#"{"reference": "hf://a/b", "credential": null}"#).unwrap().credential.is_none()
+            parse_with_credential::<PrewarmRequest>(br#"{"reference": "hf://a/b", "credential": null}"#)
+                .unwrap()
+                .credential
+                .is_none()
         );
         for (body, says) in [
             (r#"{"reference": "r", "credential": {"canary": 1}}"#, "credential: write"),
@@ -382,7 +385,7 @@ mod tests {
             (r#"{"refernce": "canary"}"#, "unknown field `refernce`"),
             (r#"["canary"]"#, "must be an object"),
         ] {
-            let detail = parse(body.as_bytes()).unwrap_err().detail;
+            let detail = parse_with_credential::<PrewarmRequest>(body.as_bytes()).unwrap_err().detail;
             assert!(detail.contains(says) && !detail.contains("canary"), "{body}: {detail}");
         }
     }
