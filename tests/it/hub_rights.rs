@@ -225,28 +225,44 @@ fn what_one_job_is_told_thirty_one_others_hear() {
 #[test]
 fn a_transfer_and_a_planning_hear_of_each_other() {
     let mut files = model(6, 1, MIB);
-    files.extend((0..60).map(|number| (format!("{number}.json"), b"{}".to_vec())));
+    // Small files are asked of the hub one by one.
+    files.extend((0..400).map(|number| (format!("{number}.json"), b"{}".to_vec())));
     with_hub(&files, None, |hub| async move {
-        let node = patient();
-        // In the middle of the small files, which are asked of the hub one by one.
-        let times =
-            clock(&hub, move |asked| (asked.number == 20).then(|| (503, vec![("retry-after", "2".to_owned())], "")));
-        let planning = async {
-            while hub.asked().len() < 20 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            node.fetch("hf://org/m@feature%2Fslash?include=1.json").await
-        };
-        let (transfer, planning) = futures_util::future::join(node.fetch(MODEL), planning).await;
-        transfer.unwrap();
-        planning.unwrap();
-        let times = times.lock().unwrap().clone();
-        let since = |at: &Instant| at.duration_since(times[19]);
-        // What had been sent by then comes in at once; then nothing does.
-        let early: Vec<_> = times[20..].iter().map(since).filter(|at| *at < Duration::from_secs(2)).collect();
-        let late = early.iter().filter(|at| **at > Duration::from_millis(300)).count();
-        assert!(early.len() <= 4 && late == 0, "{early:?}");
-        assert!(times.len() > 60);
+        let wait = Duration::from_secs(2);
+        let planning = "hf://org/m@feature%2Fslash?include=1.json";
+        for planning_is_told in [false, true] {
+            let (node, told) = (patient(), Arc::<Mutex<Option<Instant>>>::default());
+            let (when, before) = (Arc::clone(&told), hub.asked().len());
+            let times = clock(&hub, move |asked| {
+                let this = if planning_is_told { asked.path.contains("slash") } else { asked.number == before + 40 };
+                let mut when = when.lock().unwrap();
+                if !this || when.is_some() {
+                    return None;
+                }
+                *when = Some(Instant::now());
+                Some((503, vec![("retry-after", "2".to_owned())], ""))
+            });
+            let other = async {
+                // In the middle of the transfer; or long after it was told, and long before it may go on.
+                while told.lock().unwrap().is_none() && !(planning_is_told && hub.asked().len() >= before + 40) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                if !planning_is_told {
+                    tokio::time::sleep(Duration::from_millis(600)).await;
+                }
+                node.fetch(planning).await
+            };
+            let (transfer, planning) = futures_util::future::join(node.fetch(MODEL), other).await;
+            transfer.unwrap();
+            planning.unwrap();
+            let told = told.lock().unwrap().unwrap();
+            let after: Vec<Duration> =
+                times.lock().unwrap().iter().filter_map(|at| at.checked_duration_since(told)).collect();
+            // What had been sent by then still comes in; then nothing does.
+            let late = after.iter().filter(|at| **at > Duration::from_millis(400) && **at < wait).count();
+            assert_eq!(late, 0, "planning is told: {planning_is_told}: {after:?}");
+            assert!(after.iter().filter(|at| **at >= wait).count() > 20, "{planning_is_told}: {after:?}");
+        }
     });
 }
 
