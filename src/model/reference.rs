@@ -368,9 +368,15 @@ impl FromStr for Reference {
 
 /// The text without query and userinfo, shortened: safe to print.
 fn shown(text: &str) -> String {
-    let text = text.split('?').next().unwrap_or_default();
+    let text = text.split(['?', '#']).next().unwrap_or_default();
     let text = match text.split_once("://") {
         Some((scheme, rest)) => {
+            // A password with a slash in it seems to end the authority: what looks like a port is then no number.
+            let seeming = rest.split('/').next().unwrap_or_default();
+            let no_port = seeming
+                .rsplit_once(':')
+                .is_some_and(|(_, port)| !port.ends_with(']') && !port.bytes().all(|b| b.is_ascii_digit()));
+            let rest = if no_port { rest.rsplit('@').next().unwrap_or_default() } else { rest };
             let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
             let authority = authority.rsplit('@').next().unwrap_or_default();
             format!("{scheme}://{authority}{path}")
@@ -487,6 +493,8 @@ mod tests {
             ("file:///a%00b", "control character"),
             ("https://user:secret@host/m", "names a user"),
             ("https://host/m?X-Amz-Signature=secret", "presigned"),
+            ("https://user:sec/secret@host/m", "has no valid host"),
+            ("https://host/m#secret", "fragment"),
             ("https:///m", "host"),
             ("s3://B/x", "bucket"),
             ("s3://bucket/x@main", "not a revision"),

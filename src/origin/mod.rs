@@ -8,11 +8,14 @@ mod allow;
 mod client;
 mod config;
 pub mod conformance;
+mod discreet;
+mod excerpt;
 mod file;
 mod http;
 mod hub;
 mod object;
 mod own;
+mod pause;
 mod range;
 mod selected;
 
@@ -25,6 +28,8 @@ pub use own::own_credential;
 
 use self::allow::AllowList;
 use self::client::Clients;
+use self::discreet::Discreet;
+use self::pause::Pauses;
 use crate::model::source::{Origin, SourceError};
 use crate::model::{OriginId, Reference, Rights, Scheme};
 
@@ -34,6 +39,10 @@ pub struct Origins {
     config: Arc<Config>,
     allow: Arc<AllowList>,
     clients: Clients,
+    /// Servers that want to be left alone.
+    pauses: Pauses,
+    /// Listings that one of them has interrupted.
+    unfinished: hub::Unfinished,
 }
 
 // === impl Origins ===
@@ -46,7 +55,13 @@ impl Origins {
     pub fn new(config: Config) -> Result<Self, SourceError> {
         let allow = Arc::new(AllowList::new(&config.allow)?);
         let clients = Clients::new(&config, Arc::clone(&allow))?;
-        Ok(Self { config: Arc::new(config), allow, clients })
+        Ok(Self {
+            config: Arc::new(config),
+            allow,
+            clients,
+            pauses: Pauses::default(),
+            unfinished: hub::Unfinished::default(),
+        })
     }
 
     /// The origin of a reference, asked with these rights.
@@ -58,12 +73,15 @@ impl Origins {
         crate::model::check_globs(&reference.selection)
             .map_err(|error| SourceError::Invalid { detail: error.to_string() })?;
         let egress = self.clients.egress(self.listing(reference));
-        Ok(match reference.scheme {
+        let origin: Arc<dyn Origin> = match reference.scheme {
             Scheme::File => Arc::new(file::FileOrigin::new(self.config.files_max, rights)?),
             Scheme::Http | Scheme::Https => Arc::new(http::HttpOrigin::new(self.clients.clone(), rights)?),
-            Scheme::Hf => Arc::new(hub::HubOrigin::new(reference, &egress, rights, &self.config)?),
+            Scheme::Hf => {
+                Arc::new(hub::HubOrigin::new(reference, &egress, rights, &self.config, &self.pauses, &self.unfinished)?)
+            }
             Scheme::S3 => Arc::new(object::ObjectOrigin::new(reference, egress, rights, &self.config)?),
-        })
+        };
+        Ok(Arc::new(Discreet::new(origin, rights)))
     }
 
     /// The identity of a reference's origin: for S3 and hf it includes the endpoint in force.

@@ -28,13 +28,15 @@ class Unfit(Exception):
 def begin(description, needs=(), **arguments):
     """Parses the command line, checks `needs`, prints the seed. Returns (options, rng).
 
-    `needs` holds commands ("mkfs.xfs") and "root", "loop", "mounts", "network" (of its own,
-    with a loopback only). `arguments` maps further long options to their
-    defaults: `cuts=200` gives `--cuts`, of the default's type.
+    `needs` holds commands ("mkfs.xfs") and "root", "loop", "mounts", "network" (of its own, with a loopback only). `arguments`
+    maps further long options to their defaults: `cuts=200` gives `--cuts`, of the default's type; `suite=False` a flag.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=None, help="repeat an earlier run; its seed is its first line")
     for name, default in arguments.items():
+        if default is False:
+            parser.add_argument("--" + name.replace("_", "-"), action="store_true")
+            continue
         kind = str if default is None else type(default)
         parser.add_argument("--" + name.replace("_", "-"), type=kind, default=default)
     options = parser.parse_args()

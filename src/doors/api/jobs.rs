@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 
 use super::Answer;
 use super::openapi::{NotHere, OriginProblems, Problems};
-use super::parse::{Page, Whole, deadline, parse_secretly, references};
+use super::parse::{Page, Whole, deadline, parse_with_credential, references};
 use crate::access::Identity;
 use crate::base::ErrorKind;
 use crate::doors::Node;
@@ -40,7 +40,7 @@ pub(super) async fn prewarm(
     reader: Reader,
     Whole(body): Whole,
 ) -> Answer<(StatusCode, Json<JobView>)> {
-    let mut request: PrewarmRequest = parse_secretly(&body)?;
+    let mut request: PrewarmRequest = parse_with_credential(&body)?;
     deadline(request.deadline_seconds)?;
     if !node.ready.is_ready() {
         return Err(problem(ErrorKind::Cancelled, "the daemon starts or drains: ask again later"));
@@ -85,7 +85,7 @@ pub(super) async fn prewarm(
     OriginProblems,
 ))]
 pub(super) async fn estimate(State(node): State<Node>, reader: Reader, Whole(body): Whole) -> Answer<Json<Estimate>> {
-    let mut request: EstimateRequest = parse_secretly(&body)?;
+    let mut request: EstimateRequest = parse_with_credential(&body)?;
     deadline(request.deadline_seconds)?;
     let references = references(&request.reference, &request.references)?;
     let Reader { identity, credential } = reader;

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::Answer;
 use crate::base::ErrorKind;
 use crate::doors::problem::problem;
-use crate::model::Reference;
+use crate::model::{Credential, Reference};
 use crate::prewarm::wire::Problem;
 
 /// Models of one request.
@@ -92,23 +92,28 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
     serde_json::from_slice(body).map_err(|error| problem(ErrorKind::Invalid, format!("request body: {error}")))
 }
 
-/// The same for a body that may have a credential in it: the parser's word may quote what it has read, so only the place and the
-/// field are passed on.
-pub(super) fn parse_secretly<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
-    serde_json::from_slice(body)
-        .map_err(|error| problem(ErrorKind::Invalid, format!("request body: {}", without_values(&error.to_string()))))
-}
-
-/// Takes out what a parser quotes: values stand between double quotes, unknown variants between backticks.
-fn without_values(word: &str) -> String {
-    let cut = |word: &str, from: Option<usize>, to: Option<usize>| match from.zip(to) {
-        Some((from, to)) if from < to => format!("{}(a value){}", &word[..from], &word[to + 1..]),
-        _ => word.to_owned(),
-    };
-    let word = cut(word, word.find('"'), word.rfind('"'));
-    let Some(start) = word.find("unknown variant `").map(|at| at + "unknown variant ".len()) else { return word };
-    let end = word[start..].find("`, expected").map(|at| start + at);
-    cut(&word, Some(start), end)
+/// The same for a body that may have a credential in it. What a parser says quotes what it has read, so of a credential that is
+/// none nothing is passed on, and of the rest no value.
+pub(super) fn parse_with_credential<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
+    let invalid = |word: String| problem(ErrorKind::Invalid, format!("request body: {word}"));
+    let body: serde_json::Value = serde_json::from_slice(body).map_err(|error| {
+        invalid(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))
+    })?;
+    let Some(fields) = body.as_object() else { return Err(invalid("must be an object".to_owned())) };
+    if let Some(credential) = fields.get("credential")
+        && serde_json::from_value::<Option<Credential>>(credential.clone()).is_err()
+    {
+        let word = "credential: write {\"bearer\": TOKEN}, {\"aws\": {...}} or another kind";
+        return Err(invalid(word.to_owned()));
+    }
+    serde_json::from_value(body).map_err(|error| {
+        let word = error.to_string();
+        // `invalid type: string "...", expected ...`: everything quoted with double quotes is a value.
+        invalid(match (word.find('"'), word.rfind('"')) {
+            (Some(from), Some(to)) if from < to => format!("{}(a value){}", &word[..from], &word[to + 1..]),
+            _ => word,
+        })
+    })
 }
 
 /// The references of a request: one, or a set.
@@ -146,21 +151,28 @@ mod tests {
     use crate::prewarm::wire::PrewarmRequest;
 
     #[test]
-    fn a_broken_credential_is_not_told() {
-        for body in [
-            r#"{"reference": "hf://a/b", "credential": "hf_secret"}"#,
-            r#"{"reference": "hf://a/b", "credential": {"hf_secret": "x"}}"#,
-            r#"{"reference": "hf://a/b", "credential": {"bearer": {"a": "hf_secret"}}}"#,
-            r#"{"reference": "hf://a/b", "credential": {"aws": "hf_\"secret"}}"#,
-            r#"{"reference": "hf://a/b", "tier": "hf_secret"}"#,
+    fn a_body_that_is_none_is_refused_without_its_values() {
+        let good = br#"{"reference": "hf://a/b", "credential": {"bearer": "canary"}}"#;
+        assert_eq!(parse_with_credential::<PrewarmRequest>(good).unwrap().credential.unwrap().kind(), "bearer");
+        assert!(
+            parse_with_credential::<PrewarmRequest>(br#"{"reference": "hf://a/b", "credential": null}"#)
+                .unwrap()
+                .credential
+                .is_none()
+        );
+        for (body, says) in [
+            (r#"{"reference": "r", "credential": {"canary": 1}}"#, "credential: write"),
+            (r#"{"reference": "r", "credential": "canary"}"#, "credential: write"),
+            (r#"{"reference": "r", "credential": {"bearer": ["canary"]}}"#, "credential: write"),
+            (r#"{"reference": "r", "credential": {"bearer": "canary"}"#, "line 1 column"),
+            (r#"{"reference": "r", "wait": "canary"}"#, "expected a boolean"),
+            (r#"{"refernce": "canary"}"#, "unknown field `refernce`"),
+            (r#"["canary"]"#, "must be an object"),
         ] {
-            let told = parse_secretly::<PrewarmRequest>(body.as_bytes()).unwrap_err().detail;
-            assert!(!told.contains("secret") && told.contains("line 1"), "{told}");
+            let detail = parse_with_credential::<PrewarmRequest>(body.as_bytes()).unwrap_err().detail;
+            assert!(detail.contains(says) && !detail.contains("canary"), "{body}: {detail}");
         }
-        let told = parse_secretly::<PrewarmRequest>(br#"{"reference": "hf://a/b", "teir": 1}"#).unwrap_err().detail;
-        assert!(told.contains("teir"), "{told}");
     }
-
     #[test]
     fn a_list_is_walked_page_by_page() {
         let list = || vec!["a", "b", "c", "d", "e"];

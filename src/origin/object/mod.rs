@@ -66,10 +66,12 @@ impl ObjectOrigin {
         let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.is_empty());
         let endpoint = endpoint_in_force();
         if let Some(endpoint) = &endpoint {
-            let url = url::Url::parse(endpoint)
-                .map_err(|error| invalid(format!("AWS_ENDPOINT_URL `{endpoint}`: {error}")))?;
-            if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-                return Err(invalid(format!("AWS_ENDPOINT_URL `{endpoint}` is not http:// or https:// with a host")));
+            let url = url::Url::parse(endpoint).map_err(|error| invalid(format!("AWS_ENDPOINT_URL: {error}")))?;
+            // It becomes part of names and messages. What is wrong with it may be a password.
+            let bare = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+            if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !bare {
+                let detail = "AWS_ENDPOINT_URL is not http:// or https:// with a host, without a user and a query";
+                return Err(invalid(detail.to_owned()));
             }
         }
         let mut builder = AmazonS3Builder::from_env().with_bucket_name(&reference.authority);
@@ -318,7 +320,7 @@ fn explain(error: &object_store::Error, what: &str, stall: Duration) -> SourceEr
             None => break,
         }
     }
-    let detail: String = cause.to_string().chars().filter(|c| !c.is_control()).take(300).collect();
+    let detail = super::excerpt::excerpt(&cause.to_string());
     let text = error.to_string();
     // Of a listing the library tells the status in words only.
     let says = |status: &str| text.contains(&format!("status code: {status}"));
