@@ -175,6 +175,9 @@ pub(super) async fn refusal(answer: Response, what: &str, stall: Duration) -> So
 /// What a failure below HTTP means.
 pub(super) fn transport(error: &reqwest::Error, what: &str, stall: Duration) -> SourceError {
     let what = what.to_owned();
+    if let Some(forbidden) = super::egress::forbidden_in(error) {
+        return SourceError::Denied { what, detail: forbidden.to_string() };
+    }
     if error.is_timeout() {
         return SourceError::Stalled { what, after: stall };
     }
@@ -183,11 +186,7 @@ pub(super) fn transport(error: &reqwest::Error, what: &str, stall: Duration) -> 
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    let detail = cause.to_string();
-    if error.is_redirect() {
-        return SourceError::Denied { what, detail };
-    }
-    SourceError::Unavailable { what, detail }
+    SourceError::Unavailable { what, detail: cause.to_string() }
 }
 
 fn retry_after(text: &str) -> Option<Duration> {

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use reqwest::header::HeaderValue;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 
-use super::client::{Clients, safe};
+use super::egress::{Ask, Egress, HOPS, safe};
 use super::range::{self, Asked, IDENTITY, body_of, if_match, range_header, refusal, transport};
 use super::selected::{Listed, choose, of_manifest, resolution};
 use crate::digest::{Algorithm, Declared};
@@ -27,7 +27,7 @@ const SINGLE: [&str; 8] = ["safetensors", "gguf", "bin", "pt", "pth", "json", "t
 /// A web server.
 #[derive(Debug)]
 pub(super) struct HttpOrigin {
-    clients: Clients,
+    egress: Egress,
     /// `Authorization`, for the server that the reference names and no other.
     authorization: Option<HeaderValue>,
 }
@@ -40,10 +40,18 @@ struct Head {
     declared: Vec<Declared>,
 }
 
+/// What looking for a file brings.
+enum Looked {
+    Found(Head),
+    Absent,
+    /// The server does not let us see it; which static sites on object stores say of what does not exist.
+    Hidden(SourceError),
+}
+
 // === impl HttpOrigin ===
 
 impl HttpOrigin {
-    pub(super) fn new(clients: Clients, rights: &Rights) -> Result<Self, SourceError> {
+    pub(super) fn new(egress: Egress, rights: &Rights) -> Result<Self, SourceError> {
         let authorization = match rights {
             // A web server is nobody's account: the process has nothing of its own to show.
             Rights::Anonymous | Rights::Own => None,
@@ -59,28 +67,37 @@ impl HttpOrigin {
                 return Err(SourceError::Invalid { detail });
             }
         };
-        Ok(Self { clients, authorization })
+        Ok(Self { egress, authorization })
     }
 
-    async fn send(&self, method: Method, url: &str, headers: &[(&str, &str)]) -> Result<Response, SourceError> {
+    async fn send(&self, method: Method, url: &str, headers: &[(&'static str, &str)]) -> Result<Response, SourceError> {
         let what = safe_text(url);
-        let mut request = self.clients.redirecting.request(method, url).header(IDENTITY.0, IDENTITY.1);
-        // The HTTP client drops it when it is sent to another host.
-        if let Some(authorization) = &self.authorization {
-            request = request.header(reqwest::header::AUTHORIZATION, authorization.clone());
-        }
+        let invalid = |detail: String| SourceError::Invalid { detail: format!("{what}: {detail}") };
+        let url = url::Url::parse(url).map_err(|error| invalid(error.to_string()))?;
+        let mut fields = HeaderMap::from_iter([(IDENTITY.0, HeaderValue::from_static(IDENTITY.1))]);
         for (name, value) in headers {
-            request = request.header(*name, *value);
+            let value = HeaderValue::from_str(value).map_err(|error| invalid(error.to_string()))?;
+            fields.insert(HeaderName::from_static(name), value);
         }
-        request.send().await.map_err(|error| transport(&error, &what, STALL))
+        let ask = Ask {
+            method,
+            url,
+            headers: fields,
+            authorization: self.authorization.as_ref(),
+            hops: HOPS,
+            what: &what,
+            stall: STALL,
+        };
+        self.egress.follow(ask).await
     }
 
-    /// Size and validator of a file; `None` if it does not exist.
-    async fn head(&self, url: &str) -> Result<Option<Head>, SourceError> {
+    /// Size and validator of a file.
+    async fn head(&self, url: &str) -> Result<Looked, SourceError> {
         let answer = self.send(Method::HEAD, url, &[]).await?;
         let what = safe_text(url);
         match answer.status() {
-            StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(None),
+            StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(Looked::Absent),
+            status if hides(status) => return Ok(Looked::Hidden(refusal(answer, &what, STALL).await)),
             StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => return self.head_by_range(url).await,
             status if !status.is_success() => return Err(refusal(answer, &what, STALL).await),
             _ => {}
@@ -88,17 +105,20 @@ impl HttpOrigin {
         let length =
             answer.headers().get(reqwest::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         match length {
-            Some(size) => Ok(Some(head_of(&answer, size))),
+            Some(size) => Ok(Looked::Found(head_of(&answer, size))),
             None => self.head_by_range(url).await,
         }
     }
 
     /// For servers whose HEAD is of no use: one byte tells the size.
-    async fn head_by_range(&self, url: &str) -> Result<Option<Head>, SourceError> {
+    async fn head_by_range(&self, url: &str) -> Result<Looked, SourceError> {
         let answer = self.send(Method::GET, url, &[("range", "bytes=0-0")]).await?;
         let what = safe_text(url);
         if answer.status() == StatusCode::NOT_FOUND {
-            return Ok(None);
+            return Ok(Looked::Absent);
+        }
+        if hides(answer.status()) {
+            return Ok(Looked::Hidden(refusal(answer, &what, STALL).await));
         }
         let total = answer
             .headers()
@@ -106,19 +126,20 @@ impl HttpOrigin {
             .and_then(|value| value.to_str().ok()?.rsplit_once('/')?.1.parse().ok());
         match (answer.status(), total, answer.content_length()) {
             (StatusCode::PARTIAL_CONTENT, Some(size), _) | (StatusCode::OK, None, Some(size)) => {
-                Ok(Some(head_of(&answer, size)))
+                Ok(Looked::Found(head_of(&answer, size)))
             }
             (status, ..) if !status.is_success() => Err(refusal(answer, &what, STALL).await),
             _ => Err(SourceError::Protocol { what, detail: "does not tell how large the file is".to_owned() }),
         }
     }
 
-    /// A small file, whole; `None` if it does not exist.
+    /// A small file, whole; `None` if it does not exist or is hidden.
     async fn small(&self, url: &str, limit: usize) -> Result<Option<Vec<u8>>, SourceError> {
         let answer = self.send(Method::GET, url, &[]).await?;
         let what = safe_text(url);
         match answer.status() {
             StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(None),
+            status if hides(status) => return Ok(None),
             status if !status.is_success() => return Err(refusal(answer, &what, STALL).await),
             _ => {}
         }
@@ -144,7 +165,11 @@ impl HttpOrigin {
         if !is_name || reference.selection != Selection::default() {
             return Ok(None);
         }
-        let Some(head) = self.head(url).await? else { return Ok(None) };
+        let head = match self.head(url).await? {
+            Looked::Found(head) => head,
+            Looked::Absent => return Ok(None),
+            Looked::Hidden(refusal) => return Err(refusal),
+        };
         let path = FilePath::new(name).map_err(|error| SourceError::Invalid { detail: error.to_string() })?;
         let file = RemoteFile {
             path,
@@ -188,12 +213,7 @@ impl Origin for HttpOrigin {
         let origin = OriginId::of(reference, None);
         let locate = |path: &FilePath| url_of(&reference.base(), path.as_str());
         let manifest_url = url_of(&reference.base(), Manifest::FILE_NAME);
-        // Static sites on object stores answer 403 for what does not exist.
-        let manifest = match self.small(&manifest_url, DOCUMENT_LIMIT).await {
-            Err(SourceError::Denied { .. }) => None,
-            outcome => outcome?,
-        };
-        if let Some(json) = manifest {
+        if let Some(json) = self.small(&manifest_url, DOCUMENT_LIMIT).await? {
             let what = safe_text(&manifest_url);
             let manifest =
                 Manifest::parse(&json).map_err(|error| SourceError::Invalid { detail: format!("{what}: {error}") })?;
@@ -221,10 +241,15 @@ impl Origin for HttpOrigin {
         let largest = resolution.files.iter().max_by_key(|file| file.size);
         let Some(file) = largest.filter(|_| resolution.manifest.is_some()) else { return Ok(()) };
         match self.head(&file.locator).await? {
-            Some(_) => Ok(()),
-            None => Err(SourceError::NotFound { what: safe_text(&file.locator) }),
+            Looked::Found(_) => Ok(()),
+            Looked::Absent => Err(SourceError::NotFound { what: safe_text(&file.locator) }),
+            Looked::Hidden(refusal) => Err(refusal),
         }
     }
+}
+
+fn hides(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
 fn head_of(answer: &Response, size: u64) -> Head {

@@ -11,7 +11,7 @@ use super::location::leads_elsewhere;
 use super::token::Token;
 use crate::model::FilePath;
 use crate::model::source::SourceError;
-use crate::origin::client::safe;
+use crate::origin::egress::safe;
 use crate::origin::range::{IDENTITY, refusal, transport};
 
 /// Largest answer: a page of a thousand entries is some hundred KiB, a model's own document may list all its files.

@@ -17,22 +17,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
-use reqwest::{Response, StatusCode, Url};
+use reqwest::header::{HeaderMap, HeaderValue, RANGE};
+use reqwest::{Method, Response, StatusCode, Url};
 
 pub(super) use token::own_token;
 
 use self::api::Api;
 use self::location::{Location, leads_elsewhere};
+use self::token::Token;
 use super::Config;
-use super::client::{Egress, safe};
-use super::range::{Asked, IDENTITY, body_of, range_header, refusal, transport};
+use super::egress::{Ask, Egress, HOPS, next, safe, too_many};
+use super::range::{Asked, IDENTITY, body_of, range_header, refusal};
 use super::selected::{Listed, choose};
 use crate::digest::{Algorithm, Declared};
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError, Validator};
 use crate::model::{Credential, OriginId, Reference, Revision, Rights};
-
-/// Hops from the hub to the bytes.
-const HOPS: usize = 5;
 
 /// How often a part may find that the URL which others have got has expired.
 const RENEWALS: usize = 4;
@@ -43,6 +42,7 @@ const PUBLIC: &str = "https://huggingface.co";
 /// One repository of a hub.
 pub(super) struct HubOrigin {
     api: Api,
+    egress: Egress,
     stall: Duration,
     files_max: usize,
     /// The commit at which planning found each file: by path and validator.
@@ -72,7 +72,7 @@ impl std::fmt::Debug for HubOrigin {
 impl HubOrigin {
     pub(super) fn new(
         reference: &Reference,
-        egress: &Egress,
+        egress: Egress,
         rights: &Rights,
         config: &Config,
     ) -> Result<Self, SourceError> {
@@ -89,7 +89,7 @@ impl HubOrigin {
         let token = match rights {
             Rights::Anonymous => None,
             Rights::Own => token::find()?,
-            Rights::Caller(Credential::Bearer(secret)) => Some(token::Token::new(secret.reveal(), "the credential")?),
+            Rights::Caller(Credential::Bearer(secret)) => Some(Token::new(secret.reveal(), "the credential")?),
             Rights::Caller(other) => {
                 let detail = format!("{}: a hub takes a bearer credential, not {}", reference.base(), other.kind());
                 return Err(SourceError::Invalid { detail });
@@ -97,6 +97,7 @@ impl HubOrigin {
         };
         Ok(Self {
             api: Api { client: egress.client().clone(), endpoint, repository, token, stall },
+            egress,
             stall,
             files_max: config.files_max,
             commits: Mutex::default(),
@@ -118,45 +119,47 @@ impl HubOrigin {
     async fn ask_hub(&self, path: &str, commit: &str, range: &Range<u64>) -> Result<Answer, SourceError> {
         let what = self.what(path);
         let mut url = self.api.file_url(path, commit)?;
-        for _ in 0..HOPS {
-            let request = self.api.client.get(url.clone()).header(IDENTITY.0, IDENTITY.1);
-            let request = self.api.authorised(request, &url).header("range", range_header(range));
-            let answer = request.send().await.map_err(|error| transport(&error, &what, self.stall))?;
-            if !answer.status().is_redirection() {
+        for left in (0..=HOPS).rev() {
+            let token = self.api.token.as_ref().map(Token::header);
+            let answer = self.egress.send(self.ask(url.clone(), token.as_ref(), range, left, &what)).await?;
+            let Some(target) = next(&url, &answer, &what)? else {
                 return if answer.status().is_success() {
                     Ok(Answer::Bytes(answer))
                 } else {
                     Err(self.api.explain(answer, &what).await)
                 };
+            };
+            if leads_elsewhere(&self.api.endpoint, &target) {
+                self.egress.permit_hop(&target, &what)?;
+                return Ok(Answer::Elsewhere(Location::new(target, left.saturating_sub(1))));
             }
-            let target = answer.headers().get(reqwest::header::LOCATION).and_then(|value| value.to_str().ok());
-            let next = target.and_then(|target| url.join(target).ok()).ok_or_else(|| SourceError::Protocol {
-                what: what.clone(),
-                detail: "redirects without saying where".to_owned(),
-            })?;
-            if leads_elsewhere(&self.api.endpoint, &next) {
-                location::check(&self.api.endpoint, &next, &what)?;
-                return Ok(Answer::Elsewhere(Location::new(next)));
-            }
-            url = next;
+            url = target;
         }
-        Err(SourceError::Protocol { what, detail: format!("redirects more than {HOPS} times") })
+        Err(too_many(&what))
+    }
+
+    fn ask<'a>(
+        &self,
+        url: Url,
+        authorization: Option<&'a HeaderValue>,
+        range: &Range<u64>,
+        hops: usize,
+        what: &'a str,
+    ) -> Ask<'a> {
+        let mut headers = HeaderMap::from_iter([(IDENTITY.0, HeaderValue::from_static(IDENTITY.1))]);
+        headers.extend(HeaderValue::from_str(&range_header(range)).map(|value| (RANGE, value)));
+        Ask { method: Method::GET, url, headers, authorization, hops, what, stall: self.stall }
     }
 
     /// Asks the place that the hub has named. `None`: refused, as an expired signature is.
     async fn ask_there(&self, location: &Location, asked: &Asked) -> Result<Option<Response>, SourceError> {
-        let request = self.api.client.get(location.url.clone()).header(IDENTITY.0, IDENTITY.1);
-        let request = request.header("range", range_header(&asked.range));
-        let answer = request.send().await.map_err(|error| transport(&error, &asked.what, self.stall))?;
+        let ask = self.ask(location.url.clone(), None, &asked.range, location.hops, &asked.what);
+        let answer = self.egress.follow(ask).await?;
         match answer.status() {
             StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED | StatusCode::GONE => {
                 tracing::debug!(file = asked.what, host = %safe(&location.url), status = %answer.status(), "refused");
                 Ok(None)
             }
-            status if status.is_redirection() => Err(SourceError::Protocol {
-                what: asked.what.clone(),
-                detail: format!("{} redirects once more ({status})", location.host()),
-            }),
             _ => Ok(Some(answer)),
         }
     }
