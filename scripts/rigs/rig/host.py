@@ -27,8 +27,8 @@ class Unfit(Exception):
 def begin(description, needs=(), **arguments):
     """Parses the command line, checks `needs`, prints the seed. Returns (options, rng).
 
-    `needs` holds commands ("mkfs.xfs") and "root", "loop", "mounts". `arguments` maps further long options to their
-    defaults: `cuts=200` gives `--cuts`, of the default's type.
+    `needs` holds commands ("mkfs.xfs") and "root", "loop", "mounts", "network"; the last two give the rig its own. `arguments`
+    maps further long options to their defaults: `cuts=200` gives `--cuts`, of the default's type.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=None, help="repeat an earlier run; its seed is its first line")
@@ -60,6 +60,11 @@ def _require(need):
             raise Unfit("loop devices (/dev/loop-control)")
     elif need == "mounts":
         own_mounts()
+    elif need == "network":
+        # Imported late: it needs this module.
+        from . import network
+
+        network.own_network()
     elif shutil.which(need) is None:
         raise Unfit(f"{need} (scripts/setup installs it)")
 
