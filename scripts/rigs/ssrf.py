@@ -85,10 +85,7 @@ class Rig:
             outcomes = self.fire(daemon, attempts, over)
             if seen := self.seen(daemon, also):
                 raise Caught(f"over {over}, packets left for {describe(seen, attempts)}")
-            for attempt in attempts:
-                said = outcomes[attempt.name]
-                if said == "ready" and attempt.expect == "refused" or attempt.expect == "ready" != said:
-                    raise Caught(f"over {over}, {attempt.name} ({attempt.reference}): {said}, expected {attempt.expect}: {attempt.detail}")
+            self.judge(outcomes, attempts)
         self.end(daemon)
         return outcomes
 
@@ -103,6 +100,31 @@ class Rig:
             raise Caught(f"{len(unseen)} attempts were allowed and not seen, first {[(one.name, one.detail) for one in unseen[:3]]}")
         self.end(daemon)
         return len(expected), sum(seen.values())
+
+
+    def listed(self):
+        """With a list of origins, nothing leaves for a public server that is not on it, though without one it would."""
+        attempts, places = self.vectors.listed, {place for attempt in self.vectors.listed for place in attempt.counted}
+        for listings in (self.vectors.list, []):
+            daemon = self.daemon(listings)
+            outcomes = self.fire(daemon, attempts, "socket")
+            seen = places & self.canary.take().keys()
+            if not listings:
+                if seen != places:
+                    raise Caught(f"without a list, no packet left for {describe(places - seen, attempts)}")
+            elif seen:
+                raise Caught(f"packets left for unlisted {describe(seen, attempts)}")
+            else:
+                self.judge(outcomes, attempts)
+            self.end(daemon)
+        return len(attempts)
+
+    def judge(self, outcomes, attempts):
+        """Whether each was told what it must be."""
+        for attempt in attempts:
+            said = outcomes[attempt.name]
+            if said == "ready" and attempt.expect == "refused" or attempt.expect == "ready" != said:
+                raise Caught(f"{attempt.name} ({attempt.reference}): {said}, expected {attempt.expect}: {attempt.detail}")
 
 
 def outcome(daemon, attempt, over):
@@ -215,6 +237,7 @@ def main():
             raise Caught(f"the hub's token went to {token[0]}")
         count, packets = rig.allowed(attempts)
         print(f"allowed: {count} of the attempts, each seen where it leads: {packets} packets")
+        print(f"listed: {rig.listed()} attempts at public servers, seen without a list and not with one")
         count, requests = proxied(rig, attempts)
         print(f"proxied: {count} attempts; the proxy was asked {requests} times, by name only")
         print(f"stores: {stores(rig)} attempts")

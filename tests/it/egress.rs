@@ -113,6 +113,10 @@ async fn an_address_inside_takes_a_word_of_the_operator() {
     refused(ask(&guarded(&[]), &number, &Rights::Own).await, &[&remedy]);
     refused(ask(&guarded(&["https://"]), &reference, &Rights::Own).await, &["not on the list", &server.url]);
     refused(ask(&guarded(&["http://"]), &reference, &Rights::Own).await, &[&remedy]);
+    for listings in [&[][..], &["https://"]] {
+        let error = ask(&guarded(listings), "http://a';reboot;'.example/m.json", &Rights::Own).await.unwrap_err();
+        assert!(matches!(error, SourceError::Denied { .. }) && !error.to_string().contains("--allow-origin"), "{error}");
+    }
     assert_eq!(server.heads(), [""; 0], "nothing was sent");
     for listing in [server.url.clone(), format!("http://localhost:{port}"), "http://,allow_private".to_owned()] {
         let asked = if listing.contains("localhost") { &by_name } else { &reference };

@@ -133,7 +133,7 @@ def _certificate(work):
     authority = build(
         "rig authority", "rig authority", authority_key, authority_key, [(x509.BasicConstraints(ca=True, path_length=None), True)]
     )
-    names = [x509.DNSName(f"{name}.example") for name in ("lure", "two", "hub")]
+    names = [x509.DNSName(name) for name in ("lure.example", "two.example", "hub.example", "cdn.hf.co")]
     own = build("rig", "rig authority", key, authority_key, [(x509.SubjectAlternativeName(names), False)])
     pem = serialization.Encoding.PEM
     authority_file, own_file = Path(work) / "authority.pem", Path(work) / "server.pem"

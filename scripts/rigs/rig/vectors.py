@@ -79,6 +79,7 @@ class Vectors:
         self._names()
         self._hub()
         self._allowed()
+        self._listed()
 
     def _add(self, name, group, reference, address=None, port=None, **more):
         """`address`: where the packet goes if it is allowed; `None`: nothing allows it."""
@@ -279,6 +280,41 @@ class Vectors:
         self.answers[f"/o/v{number}/resolve"] = (302, [("Location", "https://two.example/config.json")])
         self.honest.add(f"v{number}")
         self._add("a hub's storage", "allowed", f"hf://o/v{number}", expect="ready")
+
+    def _listed(self):
+        """Against a list: servers that are public and not on it. A packet to them is one too many as well."""
+        self.list = ["http://lure.example", "https://two.example/r", "hf://o"]
+        self.listed = []
+        self.records |= {f"{name}.example": [("A", PUBLIC)] for name in ("other", "cdn.hf.co.other", "lure.example.other", "a.lure")}
+        self.records |= {"cdn.hf.co": [("A", PUBLIC)]}
+
+        def add(name, reference, port=None, expect="refused"):
+            counted = ((ipaddress.ip_address(PUBLIC), port),) if port else ()
+            self.listed.append(Vector(f"listed {len(self.listed)}: {name}", "listed", reference, expect, counted))
+
+        def repository(location, honest=False):
+            number = self._next()
+            self.answers[f"/o/v{number}/resolve"] = (302, [("Location", location)])
+            self.honest |= {f"v{number}"} if honest else set()
+            return f"hf://o/v{number}"
+
+        for form in ("other.example", "lure.example", "lure.example.", "a.lure.example", "lure.example.other.example", PUBLIC, "lure.example%2eother.example"):
+            for scheme in ("http", "https"):
+                port = self._next()
+                add(f"{scheme} {form}", f"{scheme}://{form}:{port}/m.json", port)
+                port = self._next()
+                add(f"redirect to {scheme} {form}", self._lead(f"{scheme}://{form}:{port}/m.json"), port)
+        for place in ("/m.json", "/rr/m.json", "/r/..%2fm.json", "/r/%2e%2e/m.json", "/r/..%5cm.json", "/r/x/../../m.json", "/R/m.json"):
+            add(f"redirect out of a listed path: {place}", self._lead(f"https://two.example{place}"))
+        for form in ("cdn.hf.co:{}", "cdn.hf.co.other.example:{}", "other.example:{}", "hf.co:{}", "cdn.hf.co@other.example:{}"):
+            for scheme in ("http", "https"):
+                port = self._next()
+                add(f"storage at {form}", repository(f"{scheme}://{form.format(port)}/config.json"), None if "@" in form or form.startswith("hf.co") else port)
+        for reference in ("s3://bucket/x", "hf://p/plain", "https://lure.example/m.json"):
+            add(reference, reference)
+        add("a listed server", "http://LURE.example/l.json", expect="ready")
+        add("from one to the other", self._lead("https://two.example/r/l.json"), expect="ready")
+        add("the public hub's storage", repository("https://cdn.hf.co/config.json", honest=True), expect="ready")
 
 
 def denied(address):

@@ -98,10 +98,12 @@ impl AllowList {
 
 /// A refusal of `what`, and the listing that would allow it.
 pub(super) fn refused(what: &str, prefix: &str) -> SourceError {
-    SourceError::Denied {
-        what: what.to_owned(),
-        detail: format!("it is not on the list of allowed origins; to allow it, add: --allow-origin {prefix}"),
+    let mut detail = "it is not on the list of allowed origins".to_owned();
+    // What somebody else has written is about to be copied into a shell.
+    if prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b":/.-_~%@+[]".contains(&b)) {
+        detail.push_str(&format!("; to allow it, add: --allow-origin {prefix}"));
     }
+    SourceError::Denied { what: what.to_owned(), detail }
 }
 
 /// The listing that covers all of a URL's server.

@@ -106,7 +106,11 @@ impl Border {
         let web = matches!(reference.scheme, Scheme::Http | Scheme::Https);
         let home = match endpoint {
             Some((url, named)) => {
-                let named = if named { Reach::Inside } else { Reach::Public };
+                let named = match (named, self.free) {
+                    (false, _) => Reach::Public,
+                    (true, Reach::Public) => Reach::Inside,
+                    (true, _) => Reach::Link,
+                };
                 let reach = listed.max(named).max(self.allow.of_url(&url).unwrap_or(Reach::Public));
                 let prefix = format!("{}://{}", reference.scheme.as_str(), reference.authority);
                 Some(Home { url, reach, prefix, hub: reference.scheme == Scheme::Hf })
@@ -174,6 +178,10 @@ impl Egress {
             return denied("it has a user name in it");
         }
         let reach = self.reach(url)?.max(self.border.free);
+        // The parser lets quotes and semicolons be; no server has them in its name, and refusals print lines to copy.
+        if !is_plain(url.host_str().unwrap_or_default()) {
+            return denied("its host has characters that no host has");
+        }
         match Kind::of_host(url) {
             _ if mutant("addresses_unchecked") => Ok(Reach::Link),
             Some(kind) if !kind.is_within(reach) => Err(self.too_far(url, kind, None)),
@@ -230,7 +238,7 @@ impl Egress {
     /// The refusal of an address, and what to write to allow it.
     fn too_far(&self, url: &Url, kind: Kind, address: Option<&str>) -> SourceError {
         let at = address.map_or_else(|| format!("it is {kind}"), |address| format!("it is at {address}, {kind}"));
-        let home = self.home.as_ref().filter(|home| home.url.origin() == url.origin());
+        let home = self.home.as_ref().filter(|home| home.url.origin() == url.origin() && kind != Kind::Link);
         let prefix = home.map_or_else(|| allow::server(url), |home| home.prefix.clone());
         let named = matches!(url.host(), Some(Host::Domain(_)));
         let remedy = match kind.needs() {
@@ -252,6 +260,10 @@ impl Egress {
         };
         SourceError::Denied { what: safe(url), detail: format!("{at}; {remedy}") }
     }
+}
+
+fn is_plain(host: &str) -> bool {
+    host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']'))
 }
 
 /// A URL without query, fragment and userinfo: safe to print.
