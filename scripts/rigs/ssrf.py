@@ -211,7 +211,13 @@ def stores(rig):
     if not any(path.startswith("/led-") for path, _ in rig.lure.heads):
         raise Caught("the operator's own store was not asked")
     plain = [vectors.Vector(name, "store", f"s3://{name}/latest") for name in ("10.0.0.5", "169.254.169.254", "bucket")]
-    rig.guarded(plain, **keys)
+    rig.names.records["huggingface.co"] = [("A", "10.8.8.9")]
+    plain.append(vectors.Vector("the public hub inside", "store", "hf://org/model"))
+    rig.guarded(plain, HF_ENDPOINT="", **keys)
+    for attempt in plain:
+        listing = "/".join(attempt.reference.split("/")[:3])
+        if f"--allow-origin '{listing},allow_private'" not in attempt.detail or "credential" in attempt.detail:
+            raise Caught(f"{attempt.reference} is refused without a remedy: {attempt.detail}")
     daemon = rig.daemon(["s3://,allow_private"], **keys)
     rig.fire(daemon, plain, "tcp")
     if (ipaddress.ip_address("10.8.8.8"), 443) not in rig.seen(daemon):
@@ -222,9 +228,9 @@ def stores(rig):
 
 def main():
     options, rng = host.begin(__doc__, needs=("root", "mounts", "network", "ip"), mutants="all")
-    work, began = host.work_directory(), time.monotonic()
+    program, work = preheat.binary(), host.work_directory()
     network.own_names(work)
-    rig = Rig(work, preheat.binary())
+    rig, began = Rig(work, program), time.monotonic()
     attempts = rig.vectors.all
     rng.shuffle(attempts)
     try:

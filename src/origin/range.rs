@@ -176,7 +176,7 @@ pub(super) async fn refusal(answer: Response, what: &str, stall: Duration) -> So
 pub(super) fn transport(error: &reqwest::Error, what: &str, stall: Duration) -> SourceError {
     let what = what.to_owned();
     if let Some(forbidden) = super::egress::forbidden_in(error) {
-        return SourceError::Denied { what, detail: forbidden.to_string() };
+        return forbidden.refusal(&what);
     }
     if error.is_timeout() {
         return SourceError::Stalled { what, after: stall };

@@ -93,7 +93,7 @@ async fn ask(origins: &Origins, reference: &str, rights: &Rights) -> Result<(), 
 #[track_caller]
 fn refused(outcome: Result<(), SourceError>, words: &[&str]) {
     let error = outcome.unwrap_err();
-    assert!(matches!(error, SourceError::Denied { .. }), "{error}");
+    assert!(matches!(error, SourceError::NotAllowed { .. }), "{error}");
     for word in words {
         assert!(error.to_string().contains(word), "`{word}` is not in: {error}");
     }
@@ -115,7 +115,10 @@ async fn an_address_inside_takes_a_word_of_the_operator() {
     refused(ask(&guarded(&["http://"]), &reference, &Rights::Own).await, &[&remedy]);
     for listings in [&[][..], &["https://"]] {
         let error = ask(&guarded(listings), "http://a';reboot;'.example/m.json", &Rights::Own).await.unwrap_err();
-        assert!(matches!(error, SourceError::Denied { .. }) && !error.to_string().contains("--allow-origin"), "{error}");
+        assert!(
+            matches!(error, SourceError::NotAllowed { .. }) && !error.to_string().contains("--allow-origin"),
+            "{error}"
+        );
     }
     assert_eq!(server.heads(), [""; 0], "nothing was sent");
     for listing in [server.url.clone(), format!("http://localhost:{port}"), "http://,allow_private".to_owned()] {

@@ -103,7 +103,7 @@ pub(super) fn refused(what: &str, prefix: &str) -> SourceError {
     if prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b":/.-_~%@+[]".contains(&b)) {
         detail.push_str(&format!("; to allow it, add: --allow-origin {prefix}"));
     }
-    SourceError::Denied { what: what.to_owned(), detail }
+    SourceError::NotAllowed { what: what.to_owned(), detail }
 }
 
 /// The listing that covers all of a URL's server.

@@ -170,7 +170,7 @@ impl Egress {
 
     /// Whether `url` may be asked by this origin, and how far the request for it may reach.
     fn permit(&self, url: &Url) -> Result<Reach, SourceError> {
-        let denied = |detail: &str| Err(SourceError::Denied { what: safe(url), detail: detail.to_owned() });
+        let denied = |detail: &str| Err(SourceError::NotAllowed { what: safe(url), detail: detail.to_owned() });
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
             return denied("it is not http:// or https:// with a host");
         }
@@ -193,8 +193,8 @@ impl Egress {
     pub(super) fn permit_hop(&self, url: &Url, what: &str) -> Result<Reach, SourceError> {
         match self.permit(url) {
             Err(_) if mutant("redirects_unchecked") => Ok(Reach::Link),
-            Err(SourceError::Denied { what: url, detail }) => {
-                Err(SourceError::Denied { what: url, detail: format!("{what} redirects there, and {detail}") })
+            Err(SourceError::NotAllowed { what: url, detail }) => {
+                Err(SourceError::NotAllowed { what: url, detail: format!("{what} redirects there, and {detail}") })
             }
             permitted => permitted,
         }
@@ -258,7 +258,7 @@ impl Egress {
                 )
             }
         };
-        SourceError::Denied { what: safe(url), detail: format!("{at}; {remedy}") }
+        SourceError::NotAllowed { what: safe(url), detail: format!("{at}; {remedy}") }
     }
 }
 

@@ -13,13 +13,13 @@ pub(in crate::origin) const HOPS: usize = 5;
 pub(in crate::origin) fn next(from: &Url, answer: &Response, what: &str) -> Result<Option<Url>, SourceError> {
     match target(from, answer.status(), answer.headers()) {
         Ok(next) => Ok(next),
-        Err(detail) => Err(SourceError::Denied { what: what.to_owned(), detail }),
+        Err(detail) => Err(SourceError::NotAllowed { what: what.to_owned(), detail }),
     }
 }
 
 /// More hops than [`HOPS`].
 pub(in crate::origin) fn too_many(what: &str) -> SourceError {
-    SourceError::Denied { what: what.to_owned(), detail: format!("it redirects more than {HOPS} times") }
+    SourceError::NotAllowed { what: what.to_owned(), detail: format!("it redirects more than {HOPS} times") }
 }
 
 fn target(from: &Url, status: StatusCode, headers: &HeaderMap) -> Result<Option<Url>, String> {

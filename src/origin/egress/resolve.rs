@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::address::{Kind, Reach};
+use crate::model::source::SourceError;
 use crate::sys::mutant::mutant;
 
 /// Addresses of one name that are tried: each may cost a connect timeout. What is beyond is judged all the same.
@@ -24,14 +25,28 @@ pub(super) struct Resolver {
 
 /// A name that leads where it may not.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error(
-    "{name} is at {address}, {kind}, which takes `allow_private` in the listing of the origin that it belongs to, e.g. \
-     --allow-origin 's3://bucket,allow_private'"
-)]
+#[error("{name} is at {address}, {kind}")]
 pub(in crate::origin) struct Forbidden {
     name: String,
     pub(super) address: IpAddr,
     pub(super) kind: Kind,
+}
+
+// === impl Forbidden ===
+
+impl Forbidden {
+    /// The refusal of `what` (a reference or a URL) at an origin whose requests a library sends.
+    pub(in crate::origin) fn refusal(&self, what: &str) -> SourceError {
+        let server = what.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split(['/', '@']).next()?)));
+        let remedy = match (self.kind.needs(), server) {
+            (Some(Reach::Link), _) => "; a listing can allow it only by its number, with allow_private".to_owned(),
+            (Some(_), Some((scheme, authority))) => {
+                format!("; to allow it, add: --allow-origin '{scheme}://{authority},allow_private'")
+            }
+            _ => "; no listing allows that".to_owned(),
+        };
+        SourceError::NotAllowed { what: what.to_owned(), detail: format!("{self}{remedy}") }
+    }
 }
 
 impl Resolve for Resolver {
@@ -76,6 +91,24 @@ pub(in crate::origin) fn forbidden_in<'a>(error: &'a (dyn Error + 'static)) -> O
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_remedy_is_for_what_was_asked() {
+        let told = |address: &str, what: &str| {
+            let address: IpAddr = address.parse().unwrap();
+            Forbidden { name: "s3.example".to_owned(), address, kind: Kind::of(address) }.refusal(what).to_string()
+        };
+        for (what, listing) in [
+            ("s3://bucket/a/b", "'s3://bucket,allow_private'"),
+            ("hf://org/model@main", "'hf://org,allow_private'"),
+            ("https://s3.example:9000/bucket/a", "'https://s3.example:9000,allow_private'"),
+        ] {
+            let told = told("10.0.0.5", what);
+            assert!(told.contains(listing) && told.contains("s3.example is at 10.0.0.5, a private address"), "{told}");
+        }
+        assert!(told("169.254.169.254", "s3://bucket/a").contains("only by its number"));
+        assert!(told("0.0.0.0", "s3://bucket/a").contains("no listing"));
+    }
 
     #[test]
     fn one_forbidden_address_forbids_the_name() {

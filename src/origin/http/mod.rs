@@ -40,14 +40,6 @@ struct Head {
     declared: Vec<Declared>,
 }
 
-/// What looking for a file brings.
-enum Looked {
-    Found(Head),
-    Absent,
-    /// The server does not let us see it; which static sites on object stores say of what does not exist.
-    Hidden(SourceError),
-}
-
 // === impl HttpOrigin ===
 
 impl HttpOrigin {
@@ -79,25 +71,17 @@ impl HttpOrigin {
             let value = HeaderValue::from_str(value).map_err(|error| invalid(error.to_string()))?;
             fields.insert(HeaderName::from_static(name), value);
         }
-        let ask = Ask {
-            method,
-            url,
-            headers: fields,
-            authorization: self.authorization.as_ref(),
-            hops: HOPS,
-            what: &what,
-            stall: STALL,
-        };
+        let authorization = self.authorization.as_ref();
+        let ask = Ask { method, url, headers: fields, authorization, hops: HOPS, what: &what, stall: STALL };
         self.egress.follow(ask).await
     }
 
-    /// Size and validator of a file.
-    async fn head(&self, url: &str) -> Result<Looked, SourceError> {
+    /// Size and validator of a file; `None` if it does not exist.
+    async fn head(&self, url: &str) -> Result<Option<Head>, SourceError> {
         let answer = self.send(Method::HEAD, url, &[]).await?;
         let what = safe_text(url);
         match answer.status() {
-            StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(Looked::Absent),
-            status if hides(status) => return Ok(Looked::Hidden(refusal(answer, &what, STALL).await)),
+            StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(None),
             StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => return self.head_by_range(url).await,
             status if !status.is_success() => return Err(refusal(answer, &what, STALL).await),
             _ => {}
@@ -105,20 +89,17 @@ impl HttpOrigin {
         let length =
             answer.headers().get(reqwest::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         match length {
-            Some(size) => Ok(Looked::Found(head_of(&answer, size))),
+            Some(size) => Ok(Some(head_of(&answer, size))),
             None => self.head_by_range(url).await,
         }
     }
 
     /// For servers whose HEAD is of no use: one byte tells the size.
-    async fn head_by_range(&self, url: &str) -> Result<Looked, SourceError> {
+    async fn head_by_range(&self, url: &str) -> Result<Option<Head>, SourceError> {
         let answer = self.send(Method::GET, url, &[("range", "bytes=0-0")]).await?;
         let what = safe_text(url);
         if answer.status() == StatusCode::NOT_FOUND {
-            return Ok(Looked::Absent);
-        }
-        if hides(answer.status()) {
-            return Ok(Looked::Hidden(refusal(answer, &what, STALL).await));
+            return Ok(None);
         }
         let total = answer
             .headers()
@@ -126,20 +107,19 @@ impl HttpOrigin {
             .and_then(|value| value.to_str().ok()?.rsplit_once('/')?.1.parse().ok());
         match (answer.status(), total, answer.content_length()) {
             (StatusCode::PARTIAL_CONTENT, Some(size), _) | (StatusCode::OK, None, Some(size)) => {
-                Ok(Looked::Found(head_of(&answer, size)))
+                Ok(Some(head_of(&answer, size)))
             }
             (status, ..) if !status.is_success() => Err(refusal(answer, &what, STALL).await),
             _ => Err(SourceError::Protocol { what, detail: "does not tell how large the file is".to_owned() }),
         }
     }
 
-    /// A small file, whole; `None` if it does not exist or is hidden.
+    /// A small file, whole; `None` if it does not exist.
     async fn small(&self, url: &str, limit: usize) -> Result<Option<Vec<u8>>, SourceError> {
         let answer = self.send(Method::GET, url, &[]).await?;
         let what = safe_text(url);
         match answer.status() {
             StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(None),
-            status if hides(status) => return Ok(None),
             status if !status.is_success() => return Err(refusal(answer, &what, STALL).await),
             _ => {}
         }
@@ -165,11 +145,7 @@ impl HttpOrigin {
         if !is_name || reference.selection != Selection::default() {
             return Ok(None);
         }
-        let head = match self.head(url).await? {
-            Looked::Found(head) => head,
-            Looked::Absent => return Ok(None),
-            Looked::Hidden(refusal) => return Err(refusal),
-        };
+        let Some(head) = self.head(url).await? else { return Ok(None) };
         let path = FilePath::new(name).map_err(|error| SourceError::Invalid { detail: error.to_string() })?;
         let file = RemoteFile {
             path,
@@ -213,7 +189,12 @@ impl Origin for HttpOrigin {
         let origin = OriginId::of(reference, None);
         let locate = |path: &FilePath| url_of(&reference.base(), path.as_str());
         let manifest_url = url_of(&reference.base(), Manifest::FILE_NAME);
-        if let Some(json) = self.small(&manifest_url, DOCUMENT_LIMIT).await? {
+        // Static sites on object stores answer 403 for what does not exist.
+        let manifest = match self.small(&manifest_url, DOCUMENT_LIMIT).await {
+            Err(SourceError::Denied { .. }) => None,
+            outcome => outcome?,
+        };
+        if let Some(json) = manifest {
             let what = safe_text(&manifest_url);
             let manifest =
                 Manifest::parse(&json).map_err(|error| SourceError::Invalid { detail: format!("{what}: {error}") })?;
@@ -241,15 +222,10 @@ impl Origin for HttpOrigin {
         let largest = resolution.files.iter().max_by_key(|file| file.size);
         let Some(file) = largest.filter(|_| resolution.manifest.is_some()) else { return Ok(()) };
         match self.head(&file.locator).await? {
-            Looked::Found(_) => Ok(()),
-            Looked::Absent => Err(SourceError::NotFound { what: safe_text(&file.locator) }),
-            Looked::Hidden(refusal) => Err(refusal),
+            Some(_) => Ok(()),
+            None => Err(SourceError::NotFound { what: safe_text(&file.locator) }),
         }
     }
-}
-
-fn hides(status: StatusCode) -> bool {
-    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
 fn head_of(answer: &Response, size: u64) -> Head {

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{Head, HttpOrigin, Looked};
+use super::{Head, HttpOrigin};
 use crate::model::source::SourceError;
 use crate::model::{FilePath, INDEX_LIMIT, Manifest, Reference, index_shards};
 
@@ -52,7 +52,7 @@ pub(super) async fn files(
         FilePath::new(path).map_err(|error| SourceError::Invalid { detail: error.to_string() })
     };
     let index_path = under("model.safetensors.index.json")?;
-    let index = origin.small(&locate(&index_path), INDEX_LIMIT).await?;
+    let index = origin.small(&locate(&index_path), INDEX_LIMIT).await.or_else(absent)?;
     let mut names: Vec<FilePath> = Vec::new();
     if let Some(json) = &index {
         let folder = selection.subfolder.as_ref().map(FilePath::as_str);
@@ -77,13 +77,12 @@ pub(super) async fn files(
         .map(|path| {
             let denied = &denied;
             async move {
-                let head = match origin.head(&locate(&path)).await? {
-                    Looked::Found(head) => Some(head),
-                    Looked::Absent => None,
-                    Looked::Hidden(refusal) => {
-                        denied.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(refusal);
+                let head = match origin.head(&locate(&path)).await {
+                    Err(error @ SourceError::Denied { .. }) => {
+                        denied.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                         None
                     }
+                    outcome => outcome?,
                 };
                 Ok::<_, SourceError>((path, head))
             }
@@ -114,4 +113,9 @@ pub(super) async fn files(
         });
     }
     Ok(found)
+}
+
+/// Static sites on object stores answer 403 for what does not exist.
+fn absent<T>(error: SourceError) -> Result<Option<T>, SourceError> {
+    if matches!(error, SourceError::Denied { .. }) { Ok(None) } else { Err(error) }
 }

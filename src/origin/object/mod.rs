@@ -310,7 +310,7 @@ fn explain(error: &object_store::Error, what: &str, stall: Duration) -> SourceEr
     use object_store::Error as Store;
     let what = what.to_owned();
     if let Some(forbidden) = forbidden_in(error) {
-        return SourceError::Denied { what, detail: forbidden.to_string() };
+        return forbidden.refusal(&what);
     }
     let mut cause: &dyn std::error::Error = error;
     let mut timeout = false;
