@@ -72,7 +72,7 @@ class Journey:
         published = subprocess.run([self.program, "manifest", self.source], capture_output=True, check=True).stdout
         (self.source / "preheat-manifest.json").write_bytes(published)
         with origin.Origin(self.source.parent) as web:
-            daemon = self.daemon("three", web.url, "s3://models", environment=server.environment)
+            daemon = self.daemon("three", web.url, "s3://models,credentials", environment=server.environment)
             for reference in (f"file://{self.source}", f"{web.url}/model", "s3://models/team/model"):
                 answer = self.fetch(daemon, reference)
                 found[reference] = answer["manifest"]
@@ -175,7 +175,7 @@ class Journey:
     def real(self, server, model):
         print("a real model, loaded")
         server.upload(model, "real", "models/sentence/all-MiniLM-L6-v2/")
-        daemon = self.daemon("real", environment=server.environment)
+        daemon = self.daemon("real", "s3://real,credentials", environment=server.environment)
         answer = self.fetch(daemon, "s3://real/models/sentence/all-MiniLM-L6-v2")
         theirs = models.digests(model)
         ours = models.digests(answer["path"])

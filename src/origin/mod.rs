@@ -74,7 +74,7 @@ impl Origins {
         Ok(match reference.scheme {
             Scheme::File => Arc::new(file::FileOrigin::new(self.config.files_max, rights)?),
             Scheme::Http | Scheme::Https => Arc::new(http::HttpOrigin::new(egress()?, rights)?),
-            Scheme::Hf => Arc::new(hub::HubOrigin::new(reference, egress()?, rights, &self.config)?),
+            Scheme::Hf => Arc::new(hub::HubOrigin::new(reference, &egress()?, rights, &self.config)?),
             Scheme::S3 => Arc::new(object::ObjectOrigin::new(reference, egress()?, rights, &self.config)?),
         })
     }

@@ -72,7 +72,7 @@ impl std::fmt::Debug for HubOrigin {
 impl HubOrigin {
     pub(super) fn new(
         reference: &Reference,
-        egress: Egress,
+        egress: &Egress,
         rights: &Rights,
         config: &Config,
     ) -> Result<Self, SourceError> {
@@ -97,7 +97,7 @@ impl HubOrigin {
         };
         Ok(Self {
             api: Api { client: egress.client().clone(), endpoint, repository, token, stall },
-            egress,
+            egress: egress.clone(),
             stall,
             files_max: config.files_max,
             commits: Mutex::default(),
