@@ -33,7 +33,7 @@ struct Row {
 
 fn open(reference: &str) -> (Reference, Arc<dyn Origin>, OriginId) {
     preheat::origin::install_tls_provider();
-    let origins = Origins::new(Config::default()).unwrap();
+    let origins = Origins::unguarded(Config::default()).unwrap();
     let reference: Reference = reference.parse().unwrap();
     let origin = origins.open(&reference, &Rights::Own).unwrap();
     let identity = origins.identity(&reference);

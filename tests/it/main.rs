@@ -5,6 +5,7 @@ mod access;
 mod architecture;
 mod cli;
 mod conformance;
+mod egress;
 mod golden;
 mod hub;
 mod hub_rights;

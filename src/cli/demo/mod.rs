@@ -99,7 +99,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     scenes.push(scene("alone", "four replicas, each pulling by itself", alone, origin.take_sent(), "none"));
 
     say("        2 of 4: preheat, cold".to_owned());
-    let daemon = node.serve("first").await?;
+    let daemon = node.serve("first", &origin.reference()).await?;
     let cold = node.start_replica(&daemon, &origin.reference()).await?;
     let manifest_found = cold.manifest;
     scenes.push(scene(
@@ -118,7 +118,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let mut verified = vec![node.verify_and_remove(&daemon.stop().await?).await?];
 
     say("        4 of 4: preheat, four replicas at once".to_owned());
-    let daemon = node.serve("second").await?;
+    let daemon = node.serve("second", &origin.reference()).await?;
     let reference = origin.reference();
     let starts = (0..REPLICAS).map(|_| node.start_replica(&daemon, &reference));
     let crowd = futures_util::future::try_join_all(starts).await?;

@@ -16,7 +16,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use reqwest::{Method, Response, StatusCode};
 
 use super::Config;
-use super::client::Egress;
+use super::egress::{Egress, forbidden_in};
 use super::range::{Asked, IDENTITY, body_of, if_match, range_header, refusal, transport, validator_of};
 use super::selected::{Listed, choose, resolution};
 use crate::digest::Declared;
@@ -311,6 +311,9 @@ fn denied(what: String, detail: &str) -> SourceError {
 fn explain(error: &object_store::Error, what: &str, stall: Duration) -> SourceError {
     use object_store::Error as Store;
     let what = what.to_owned();
+    if let Some(forbidden) = forbidden_in(error) {
+        return forbidden.refusal(&what);
+    }
     let mut cause: &dyn std::error::Error = error;
     let mut timeout = false;
     loop {

@@ -1,0 +1,89 @@
+//! The HTTP clients: HTTP/1.1 (one HTTP/2 connection caps a whole store at one connection's speed), no decompression (bytes are
+//! hashed as they are), certificate authorities from the system and from the configuration. None follows a redirect by itself.
+
+use std::sync::Arc;
+
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client, ClientBuilder, Proxy};
+use url::Url;
+
+use super::address::Reach;
+use super::proxy::Proxies;
+use super::resolve::Resolver;
+use crate::model::source::SourceError;
+use crate::origin::Config;
+
+/// Idle connections kept to one host: as many as transfers ever open to it.
+const IDLE: usize = 64;
+
+/// One client for each reach, so that a connection that was made for the one is never used for the other.
+#[derive(Debug)]
+pub(super) struct Clients {
+    public: Client,
+    inside: Client,
+    proxies: Proxies,
+}
+
+/// Makes ring the process's TLS provider. Done first thing; again changes nothing.
+pub fn install_tls_provider() {
+    // An error means that one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+// === impl Clients ===
+
+impl Clients {
+    pub(super) fn new(config: &Config) -> Result<Self, SourceError> {
+        install_tls_provider();
+        let direct = |reach| build(config, |builder| builder.no_proxy().dns_resolver(Arc::new(Resolver { reach })));
+        let proxied = |proxy: Proxy| build(config, |builder| builder.proxy(proxy.clone()));
+        Ok(Self {
+            public: direct(Reach::Public)?,
+            // Link-local addresses are reached by number only, which no resolver sees.
+            inside: direct(Reach::Inside)?,
+            proxies: Proxies::from_environment(proxied),
+        })
+    }
+
+    /// The client that asks by itself.
+    pub(super) fn direct(&self, reach: Reach) -> &Client {
+        if reach == Reach::Public { &self.public } else { &self.inside }
+    }
+
+    /// The client for a request that may reach so far.
+    pub(super) fn route(&self, url: &Url, reach: Reach) -> Result<&Client, SourceError> {
+        Ok(self.proxies.client(url)?.unwrap_or_else(|| self.direct(reach)))
+    }
+}
+
+fn build(config: &Config, with: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<Client, SourceError> {
+    let builder = || {
+        let builder = Client::builder()
+            .user_agent(concat!("preheat/", env!("CARGO_PKG_VERSION")))
+            .http1_only()
+            .redirect(Policy::none())
+            .connect_timeout(config.connect_timeout.0)
+            .read_timeout(config.stall_timeout.0)
+            .pool_max_idle_per_host(IDLE)
+            .tcp_nodelay(true);
+        with(builder)
+    };
+    let with_authorities = |builder: ClientBuilder| -> Result<ClientBuilder, SourceError> {
+        let Some(path) = &config.ca_bundle else { return Ok(builder) };
+        let invalid =
+            |detail: String| SourceError::Invalid { detail: format!("CA bundle {}: {detail}", path.display()) };
+        let pem = std::fs::read(path).map_err(|error| invalid(error.to_string()))?;
+        let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| invalid(error.to_string()))?;
+        if certificates.is_empty() {
+            return Err(invalid("has no certificate".to_owned()));
+        }
+        Ok(builder.tls_certs_merge(certificates))
+    };
+    match with_authorities(builder())?.build() {
+        Ok(client) => Ok(client),
+        // An image without any CA bundle can still speak plain HTTP and file; HTTPS then fails by name, on use.
+        Err(error) => builder().tls_certs_only(Vec::<Certificate>::new()).build().map_err(|_| SourceError::Invalid {
+            detail: format!("no HTTP client can be made: {error}; is there a CA bundle (set SSL_CERT_FILE)?"),
+        }),
+    }
+}
