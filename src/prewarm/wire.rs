@@ -217,6 +217,16 @@ pub struct Estimate {
     pub revisions: Vec<Option<String>>,
 }
 
+/// A server-sent event of a job, field by field.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobEvent {
+    /// `job`
+    pub event: String,
+    /// A job as JSON text.
+    #[schema(content_media_type = "application/json")]
+    pub data: String,
+}
+
 /// A stage of a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StageView {
