@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::estimating::verdict;
 use super::member::Member;
 use super::timeline::Timeline;
 use super::wire::{Basis, Estimate, EtaSeconds, JobState, JobView, MemberView, MissingBytes, Priority, Problem, Tier};
@@ -108,6 +109,18 @@ struct State {
     timeline: Timeline,
     error: Option<Problem>,
     ended: Option<Instant>,
+}
+
+// === impl State ===
+
+impl State {
+    /// What was estimated at first, held against the deadline of now: a caller may have joined with another.
+    fn first_estimate(&self) -> Option<Estimate> {
+        let mut estimate = self.estimate.clone()?;
+        let left = self.deadline.zip(self.estimated_at).map(|(deadline, at)| deadline.saturating_duration_since(at));
+        estimate.deadline = left.map(|left| verdict(&estimate, left.as_secs_f64()));
+        Some(estimate)
+    }
 }
 
 // === impl JobError ===
@@ -332,7 +345,7 @@ impl Job {
             seconds: state.ended.unwrap_or_else(Instant::now).duration_since(self.started).as_secs_f64(),
             warnings: self.members.iter().flat_map(|member| member.warnings()).collect(),
             error: state.error.clone(),
-            estimate: state.estimate.clone(),
+            estimate: state.first_estimate(),
             timeline: timeline.chain(of_members).collect(),
             members,
         }

@@ -364,6 +364,8 @@ pub struct ModelView {
     /// Its name.
     #[schema(value_type = String)]
     pub id: ModelId,
+    /// Whose it is: `default` and `node` are read by everybody who may ask, any other is a tenant's own.
+    pub scope: String,
     /// The reference as it was typed.
     pub reference: String,
     /// What it resolved to.
@@ -499,11 +501,12 @@ impl Problem {
 impl From<Model> for ModelView {
     fn from(model: Model) -> Self {
         let Model { record, path, durable, last_used, pins } = model;
-        let ModelRecord { id, reference, revision, manifest, bytes, files, published_at, facts, .. } = record;
+        let ModelRecord { id, tenant, reference, revision, manifest, bytes, files, published_at, facts, .. } = record;
         let weakest = facts.files.iter().map(|file| file.origin_verified).max().unwrap_or_default();
         let origin_verified = serde_json::to_value(weakest).ok().and_then(|word| word.as_str().map(str::to_owned));
         Self {
             id,
+            scope: tenant.to_string(),
             reference,
             revision: revision.to_string(),
             path,

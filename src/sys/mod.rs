@@ -13,3 +13,4 @@ pub mod peer;
 pub mod read_write;
 pub mod residency;
 pub mod space;
+pub mod terminal;

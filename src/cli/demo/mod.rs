@@ -22,6 +22,7 @@ use self::replica::Node;
 use self::timeline::{Replica, Scene};
 use super::args::DemoArgs;
 use super::error::CliError;
+use super::screen::Screen;
 use crate::base::units::{ByteRate, ByteSize};
 use crate::digest::{GROUP_BYTES, group_count, group_cv, group_range, merge_root};
 use crate::model::{FilePath, Kind, Manifest, ManifestEntry};
@@ -157,7 +158,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         });
         println!("{outcome}");
     } else {
-        print!("{}", timeline::draw(&scenes));
+        print!("{}", timeline::draw(&scenes, &Screen::of_stdout()));
         println!("\nboth stores verified afterwards: {blobs} blobs, {wrong} wrong");
     }
     let code = if wrong == 0 { 0 } else { crate::base::ErrorKind::Corrupt.exit_code() };

@@ -4,6 +4,7 @@ pub(crate) mod command;
 pub(crate) mod hub;
 pub(crate) mod model;
 pub(crate) mod node;
+pub(crate) mod stub;
 pub(crate) mod web;
 
 /// A credential of a test. `scripts/rigs/secrets.py --suite` puts a canary into each, and searches all that is printed and left.
