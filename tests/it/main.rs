@@ -11,3 +11,4 @@ mod hub;
 mod hub_rights;
 mod support;
 mod transfer;
+mod warm;
