@@ -123,9 +123,7 @@ impl Settings {
         problems.extend(self.origins.check());
         problems.extend(self.transfer.check().into_iter().map(|error| format!("transfer.{error}")));
         problems.extend(self.access.check());
-        if self.prewarm.running_max == 0 {
-            problems.push("prewarm.running_max: 0 would run nothing; write 1 or more".to_owned());
-        }
+        problems.extend(self.prewarm.check());
         problems
     }
 }
@@ -166,10 +164,13 @@ fn unknown_keys(figment: &Figment) -> (Vec<String>, Dict) {
 }
 
 /// Keys without a default.
-const OPTIONAL: [&str; 9] = [
+const OPTIONAL: [&str; 12] = [
     "access.bytes_max",
     "access.requests_per_second",
     "origins.ca_bundle",
+    "prewarm.memory_free",
+    "prewarm.memory_max",
+    "prewarm.read_threads",
     "server.token_file",
     "store.capacity",
     "store.keep_free",

@@ -267,7 +267,8 @@ pub struct MemberView {
     pub revision: Option<String>,
     /// Whether a power cut would leave it.
     pub durable: bool,
-    /// Bytes in the page cache, measured, for the tier `memory`.
+    /// For the tier `memory`: bytes in the page cache. Of a job that is asked for by its id as of now (a second ago at most); in
+    /// lists and streams as of the last look. `null` before it was measured, and where that fails.
     pub resident_bytes: Option<u64>,
 }
 
@@ -321,7 +322,8 @@ pub struct JobView {
     pub files: u64,
     /// Whether a power cut would leave it.
     pub durable: bool,
-    /// Bytes in the page cache, measured, for the tier `memory`.
+    /// For the tier `memory`: bytes in the page cache. Of a job that is asked for by its id as of now (a second ago at most); in
+    /// lists and streams as of the last look. `null` before it was measured, and where that fails.
     pub resident_bytes: Option<u64>,
     /// Seconds from request to the end, or until now.
     pub seconds: f64,
@@ -461,6 +463,9 @@ pub struct PinRequest {
     /// A lease of so many seconds; without it a pin until it is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_seconds: Option<u64>,
+    /// Keep it in the page cache as well while the pin holds, as far as there is room.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_memory: bool,
 }
 
 // === impl JobState ===

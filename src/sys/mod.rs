@@ -8,6 +8,7 @@ pub mod durable;
 pub mod hands;
 pub mod host;
 pub mod in_use;
+pub mod memory;
 pub mod mutant;
 pub mod peer;
 pub mod read_write;

@@ -13,3 +13,4 @@ mod hub_rights;
 mod status;
 mod support;
 mod transfer;
+mod warm;

@@ -128,7 +128,7 @@ pub(super) async fn list(State(node): State<Node>, reader: Reader, page: Page) -
     NotHere,
 ))]
 pub(super) async fn one(State(node): State<Node>, reader: Reader, Path(id): Path<String>) -> Answer<Json<JobView>> {
-    node.jobs.get(&reader.identity, &id).map(Json).ok_or_else(|| no_job(&id))
+    node.jobs.get(&reader.identity, &id).await.map(Json).ok_or_else(|| no_job(&id))
 }
 
 /// Calls a job off: connections, memory and room are free again within a second. What others wait for goes on.
