@@ -83,7 +83,12 @@ mod tests {
         .unwrap();
         assert_eq!(lines(&model, 1300)[3], "    scope team-a, used 5 min ago");
         assert_eq!(lines(&model, 1001)[3], "    scope team-a, used just now");
-        let pin = |id: &str, reason: &str, expires_at| Pin { id: id.to_owned(), reason: reason.to_owned(), expires_at };
+        let pin = |id: &str, reason: &str, expires_at| Pin {
+            id: id.to_owned(),
+            reason: reason.to_owned(),
+            expires_at,
+            in_memory: false,
+        };
         model.pins = vec![pin("base", "", None), pin("job-1", "lease", Some(1600)), pin("b", "", Some(1301))];
         assert!(lines(&model, 1300)[3].ends_with("kept by base, job-1 (5 min yet: lease), b (1.0 s yet)"));
     }

@@ -24,7 +24,8 @@ pub(super) async fn run(args: PinArgs) -> anyhow::Result<ExitCode> {
         answered(&client, patience, client.unpin(&found.id, &name)).await?;
         found.pins.retain(|pin| pin.id != name);
     } else {
-        let request = PinRequest { reason, lease_seconds: lease.map(|lease| lease.0.as_secs()) };
+        let lease_seconds = lease.map(|lease| lease.0.as_secs());
+        let request = PinRequest { reason, lease_seconds, ..PinRequest::default() };
         found = answered(&client, patience, client.pin(&found.id, &name, &request)).await?;
     }
     if json {
