@@ -319,7 +319,7 @@ mod tests {
         for part in ["62 GiB more", "61 GiB are left", "cgroup /pod", "limit 64 GiB", "2 GiB are not pages"] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        let staying = Numbers { resident: 20 * GIB, ..numbers.clone() };
+        let staying = Numbers { resident: 20 * GIB, ..numbers };
         assert_eq!(left(&LIMITS.decide(&staying, 42 * GIB, &[])), ("cgroup", 41));
         // Of several levels the tightest counts.
         let nested = Numbers { cgroups: vec![pod(64), pod(40)], ..node(0) };

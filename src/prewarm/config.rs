@@ -180,7 +180,7 @@ impl KeepWarm {
             (true, true) => problems.push(": names nothing; write `reference` or `references`".to_owned()),
             (false, false) => problems.push(": has `reference` and `references`; write one of them".to_owned()),
             _ if texts.len() > SET_LIMIT => {
-                problems.push(format!(".references: a set has at most {SET_LIMIT} members"))
+                problems.push(format!(".references: a set has at most {SET_LIMIT} members"));
             }
             _ => {}
         }
