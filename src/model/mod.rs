@@ -8,6 +8,7 @@ mod path;
 mod reference;
 mod revision;
 mod select;
+pub mod sink;
 pub mod source;
 pub mod tensor;
 

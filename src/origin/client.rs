@@ -2,6 +2,7 @@
 //! hashed as they are), proxies from the environment, certificate authorities from the system and from the configuration.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, ClientBuilder};
@@ -22,12 +23,18 @@ const IDLE: usize = 64;
 pub(super) struct Clients {
     pub(super) redirecting: Client,
     pub(super) direct: Client,
+    /// Without the limit on silence, which would count the time that a body takes to leave.
+    writing: Client,
+    /// To those that give out credentials.
+    authorities: Client,
 }
 
 /// The way out to one origin: what it may be reached by, and what of that is checked.
 #[derive(Clone, Debug)]
 pub(super) struct Egress {
     client: Client,
+    writing: Client,
+    authorities: Client,
 }
 
 /// Makes ring the process's TLS provider. Done first thing; again changes nothing.
@@ -51,14 +58,20 @@ impl Clients {
             }
             attempt.follow()
         });
-        Ok(Self { redirecting: build(config, policy)?, direct: build(config, Policy::none())? })
+        let stall = Some(config.stall_timeout.0);
+        Ok(Self {
+            redirecting: build(config, policy, stall)?,
+            direct: build(config, Policy::none(), stall)?,
+            writing: build(config, Policy::none(), None)?,
+            authorities: build(config, Policy::none(), stall)?,
+        })
     }
 }
 
 impl Clients {
     /// The way out to an origin of which the list says `listing`.
     pub(super) fn egress(&self, _listing: Option<&Listing>) -> Egress {
-        Egress { client: self.direct.clone() }
+        Egress { client: self.direct.clone(), writing: self.writing.clone(), authorities: self.authorities.clone() }
     }
 }
 
@@ -69,18 +82,32 @@ impl Egress {
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
+
+    /// The same for requests with large bodies: it does not limit silence, whoever uses it watches the body.
+    pub(super) fn writing(&self) -> &Client {
+        &self.writing
+    }
+
+    /// A client for those that give out credentials (STS, metadata services). Where it goes comes from the environment and
+    /// never from a reference, and much of it is at link-local addresses.
+    pub(super) fn authorities(&self) -> &Client {
+        &self.authorities
+    }
 }
 
-fn build(config: &Config, policy: Policy) -> Result<Client, SourceError> {
+fn build(config: &Config, policy: Policy, stall: Option<Duration>) -> Result<Client, SourceError> {
     let builder = || {
-        Client::builder()
+        let builder = Client::builder()
             .user_agent(concat!("preheat/", env!("CARGO_PKG_VERSION")))
             .http1_only()
             .redirect(Policy::none())
             .connect_timeout(config.connect_timeout.0)
-            .read_timeout(config.stall_timeout.0)
             .pool_max_idle_per_host(IDLE)
-            .tcp_nodelay(true)
+            .tcp_nodelay(true);
+        match stall {
+            Some(stall) => builder.read_timeout(stall),
+            None => builder,
+        }
     };
     let with_authorities = |builder: ClientBuilder| -> Result<ClientBuilder, SourceError> {
         let Some(path) = &config.ca_bundle else { return Ok(builder) };

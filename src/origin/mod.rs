@@ -8,6 +8,7 @@ mod allow;
 mod client;
 mod config;
 pub mod conformance;
+mod encoding;
 mod file;
 mod http;
 mod hub;
@@ -25,6 +26,7 @@ pub use own::own_credential;
 
 use self::allow::AllowList;
 use self::client::Clients;
+use crate::model::sink::Sink;
 use crate::model::source::{Origin, SourceError};
 use crate::model::{OriginId, Reference, Rights, Scheme};
 
@@ -66,13 +68,29 @@ impl Origins {
         })
     }
 
+    /// The place of a reference, to be written to with these rights: a directory or a bucket.
+    ///
+    /// # Errors
+    /// `Denied` outside the allow-list; `Invalid` for kinds of origin that cannot be written and settings that cannot work.
+    pub fn sink(&self, reference: &Reference, rights: &Rights) -> Result<Arc<dyn Sink>, SourceError> {
+        self.allow.check_reference(reference)?;
+        let egress = self.clients.egress(self.listing(reference));
+        match reference.scheme {
+            Scheme::File => Ok(Arc::new(file::FileSink::new(reference))),
+            Scheme::S3 => object::sink(reference, egress, rights, &self.config),
+            Scheme::Http | Scheme::Https | Scheme::Hf => {
+                let detail = format!("{} cannot be written to: name a directory or a bucket", reference.base());
+                Err(SourceError::Invalid { detail })
+            }
+        }
+    }
+
     /// The identity of a reference's origin: for S3 and hf it includes the endpoint in force.
     #[must_use]
     pub fn identity(&self, reference: &Reference) -> OriginId {
         let endpoint = match reference.scheme {
-            Scheme::S3 => object::endpoint_in_force(),
             Scheme::Hf => Some(hub::endpoint_in_force()),
-            Scheme::File | Scheme::Http | Scheme::Https => None,
+            other => object::endpoint_in_force(other),
         };
         OriginId::of(reference, endpoint.as_deref())
     }

@@ -20,6 +20,9 @@ const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(300);
 /// How much of an error's body goes into its message.
 const EXCERPT: usize = 200;
 
+/// How much of an error's body is read: the codes that stores give are within the first hundreds of bytes.
+const BODY_LIMIT: usize = 4096;
+
 /// What is asked.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
@@ -145,30 +148,58 @@ fn check_unchanged(headers: &HeaderMap, asked: &Asked) -> Result<(), SourceError
 
 /// What a status that is no success means.
 pub(super) async fn refusal(answer: Response, what: &str, stall: Duration) -> SourceError {
-    let status = answer.status();
-    let what = what.to_owned();
-    let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(retry_after);
-    let region = answer.headers().get("x-amz-bucket-region").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let body = tokio::time::timeout(stall, answer.text()).await.ok().and_then(Result::ok).unwrap_or_default();
-    let excerpt: String = body.chars().filter(|c| !c.is_control()).take(EXCERPT).collect();
-    let detail = if excerpt.is_empty() { status.to_string() } else { format!("{status}: {excerpt}") };
-    match status {
-        StatusCode::NOT_FOUND | StatusCode::GONE => SourceError::NotFound { what },
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => SourceError::Denied { what, detail },
-        StatusCode::PRECONDITION_FAILED => SourceError::Changed { what },
-        StatusCode::TOO_MANY_REQUESTS => SourceError::RateLimited { what, retry_after },
-        StatusCode::SERVICE_UNAVAILABLE if retry_after.is_some() => SourceError::RateLimited { what, retry_after },
-        _ if status.is_redirection() => {
-            let hint = region.map(|region| format!("; its bucket is in {region}: set AWS_REGION")).unwrap_or_default();
-            SourceError::Invalid { detail: format!("{what} redirects elsewhere ({status}){hint}") }
+    Refused::read(answer, stall).await.meaning(what)
+}
+
+/// An answer that is no success, with as much of its body as is worth reading.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+}
+
+impl Refused {
+    pub(super) async fn read(answer: Response, stall: Duration) -> Self {
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let (mut body, mut pieces) = (Vec::new(), answer.bytes_stream());
+        while body.len() < BODY_LIMIT
+            && let Ok(Some(Ok(piece))) = tokio::time::timeout(stall, pieces.next()).await
+        {
+            body.extend_from_slice(&piece[..piece.len().min(BODY_LIMIT - body.len())]);
         }
-        StatusCode::RANGE_NOT_SATISFIABLE => {
-            SourceError::Protocol { what, detail: "says that a planned range does not exist".to_owned() }
+        Self { status, headers, body: String::from_utf8_lossy(&body).into_owned() }
+    }
+
+    /// Status and the beginning of the body, for people.
+    pub(super) fn detail(&self) -> String {
+        let excerpt: String = self.body.chars().filter(|c| !c.is_control()).take(EXCERPT).collect();
+        if excerpt.is_empty() { self.status.to_string() } else { format!("{}: {excerpt}", self.status) }
+    }
+
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(retry_after)
+    }
+
+    pub(super) fn meaning(&self, what: &str) -> SourceError {
+        let (what, detail, retry_after) = (what.to_owned(), self.detail(), self.retry_after());
+        match self.status {
+            StatusCode::NOT_FOUND | StatusCode::GONE => SourceError::NotFound { what },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => SourceError::Denied { what, detail },
+            StatusCode::PRECONDITION_FAILED => SourceError::Changed { what },
+            StatusCode::TOO_MANY_REQUESTS => SourceError::RateLimited { what, retry_after },
+            StatusCode::SERVICE_UNAVAILABLE if retry_after.is_some() => SourceError::RateLimited { what, retry_after },
+            status if status.is_redirection() => {
+                SourceError::Invalid { detail: format!("{what} redirects elsewhere ({status})") }
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                SourceError::Protocol { what, detail: "says that a planned range does not exist".to_owned() }
+            }
+            status if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
+                SourceError::Unavailable { what, detail }
+            }
+            _ => SourceError::Protocol { what, detail },
         }
-        _ if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
-            SourceError::Unavailable { what, detail }
-        }
-        _ => SourceError::Protocol { what, detail },
     }
 }
 
@@ -214,7 +245,7 @@ fn content_range(text: &str) -> Option<(Range<u64>, Option<u64>)> {
 pub(super) fn sha256_field(headers: &HeaderMap) -> Option<String> {
     let field = headers.get("repr-digest")?.to_str().ok()?;
     let value = field.split(',').find_map(|item| item.trim().strip_prefix("sha-256=:"))?.strip_suffix(':')?;
-    super::object::hex_of_base64(value).filter(|hex| hex.len() == 64)
+    super::encoding::hex_of_base64(value).filter(|hex| hex.len() == 64)
 }
 
 /// What the headers of an answer pin the object by.

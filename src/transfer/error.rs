@@ -166,6 +166,7 @@ impl TransferError {
                 SourceError::NotFound { .. }
                 | SourceError::Denied { .. }
                 | SourceError::Changed { .. }
+                | SourceError::NoSpace { .. }
                 | SourceError::Invalid { .. } => Remedy::GiveUp,
             },
             _ => Remedy::GiveUp,

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use preheat::model::source::Origin;
 use preheat::model::{OriginId, Reference, Rights};
-use preheat::origin::conformance::{Expected, absent, reading, replaced, resolve};
+use preheat::origin::conformance::{Digests, Expected, absent, reading, replaced, resolve, writing};
 use preheat::origin::{Config, Origins};
 
-use super::support::model::{Files, manifest, model, with_more, write};
+use super::support::model::{Files, manifest, model, noise, with_more, write};
 use super::support::node::Node;
 use super::support::web::Web;
 
@@ -62,13 +62,23 @@ async fn s3(root: &Path, keys: Option<(&str, &str)>) -> String {
         builder.set_auth(s3s::auth::SimpleAuth::from_single(access, secret));
     }
     let service = builder.build();
+    // It looks whether an object exists and writes it later: one writer at a time makes that what S3 does.
+    let writing = Arc::new(tokio::sync::Mutex::new(()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
         loop {
             let Ok((stream, _)) = listener.accept().await else { return };
             stream.set_nodelay(true).unwrap();
-            let service = service.clone();
+            let (service, writing) = (service.clone(), Arc::clone(&writing));
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let (service, writing) = (service.clone(), Arc::clone(&writing));
+                async move {
+                    let writes = matches!(*request.method(), http::Method::PUT | http::Method::POST);
+                    let _turn = if writes { Some(writing.lock().await) } else { None };
+                    hyper::service::Service::call(&service, request).await
+                }
+            });
             tokio::spawn(async move {
                 let http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                 // A client that has what it wants closes the connection.
@@ -187,6 +197,33 @@ async fn s3_conforms(keys: Option<(&'static str, &'static str)>) {
     write(&model(3, 1, 1 << 20), &directory.path().join("bucket/odd names/m+1=ü&x-large"));
     let (_, found) = Node::new().files("s3://bucket/odd%20names/m+1=%C3%BC%26x").await;
     assert_eq!(found, model(2, 1, 1 << 20));
+}
+
+/// All that is asked of a place that can be written to.
+async fn writes(reference: &str, digests: Digests) {
+    let (parsed, origin, _) = open(reference);
+    let origins = Origins::new(Config::default()).unwrap();
+    let sink = origins.sink(&parsed, &Rights::Own).unwrap();
+    // Two whole parts and the rest of a third.
+    writing(&*sink, &*origin, &parsed, &noise(5, 40 << 20), digests).await;
+}
+
+#[tokio::test]
+async fn directories_are_written_to() {
+    let directory = tempfile::tempdir().unwrap();
+    writes(&format!("file://{}/new/m", directory.path().display()), Digests::OfNone).await;
+    assert_eq!(std::fs::read_dir(directory.path().join("new/m")).unwrap().count(), 5, "nothing temporary stays");
+}
+
+#[tokio::test]
+async fn an_s3_server_is_written_to() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("bucket")).unwrap();
+    let url = s3(directory.path(), Some(("access", "secret"))).await;
+    set(&[("AWS_ENDPOINT_URL", &url), ("AWS_REGION", "us-east-1")]);
+    set(&[("AWS_ACCESS_KEY_ID", "access"), ("AWS_SECRET_ACCESS_KEY", "secret")]);
+    // It forgets the checksums of objects that were written in parts.
+    writes("s3://bucket/team/new", Digests::OfSmall).await;
 }
 
 #[tokio::test]

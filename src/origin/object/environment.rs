@@ -1,0 +1,18 @@
+//! What the environment says of object stores, in the variables that their vendors' own tools read.
+
+/// The first of these variables that is set to anything.
+pub(super) fn first(names: &[&str]) -> Option<String> {
+    names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()))
+}
+
+/// Checks the URL that a variable holds.
+pub(super) fn check_url(name: &str, value: &str) -> Result<(), String> {
+    let url = url::Url::parse(value).map_err(|error| format!("{name} `{value}`: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err(format!("{name} `{value}` is not http:// or https:// with a host"));
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+        return Err(format!("{name} has a user or a query: credentials do not belong into a URL"));
+    }
+    Ok(())
+}
