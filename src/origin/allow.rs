@@ -92,7 +92,7 @@ impl Prefix {
     fn parse(text: &str) -> Result<Self, SourceError> {
         let invalid = |detail: &str| SourceError::Invalid {
             detail: format!(
-                "allowed origin `{text}`: {detail}; write scheme://host/path, s3://bucket/prefix or file:///dir"
+                "allowed origin `{text}`: {detail}; write https://host/path, s3://bucket/prefix (or gs://, az://, hf://) or file:///dir"
             ),
         };
         // `file:///` allows all files, `https://host` all of a host: neither is a reference, so parts are made up.
@@ -102,7 +102,7 @@ impl Prefix {
         }
         let probe = match scheme {
             "file" if rest.trim_matches('/').is_empty() => "file:///x".to_owned(),
-            "http" | "https" | "s3" | "hf" if rest.is_empty() => format!("{scheme}://any/x"),
+            "http" | "https" | "s3" | "gs" | "az" | "hf" if rest.is_empty() => format!("{scheme}://any/x"),
             "hf" if !rest.trim_matches('/').contains('/') => format!("{}/x", text.trim_end_matches('/')),
             _ => text.to_owned(),
         };

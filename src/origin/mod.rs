@@ -64,7 +64,9 @@ impl Origins {
             Scheme::File => Arc::new(file::FileOrigin::new(self.config.files_max, rights)?),
             Scheme::Http | Scheme::Https => Arc::new(http::HttpOrigin::new(self.clients.clone(), rights)?),
             Scheme::Hf => Arc::new(hub::HubOrigin::new(reference, &egress, rights, &self.config)?),
-            Scheme::S3 => Arc::new(object::ObjectOrigin::new(reference, egress, rights, &self.config)?),
+            Scheme::S3 | Scheme::Gs | Scheme::Az => {
+                Arc::new(object::ObjectOrigin::new(reference, egress, rights, &self.config)?)
+            }
         })
     }
 
@@ -77,7 +79,7 @@ impl Origins {
         let egress = self.clients.egress(self.listing(reference));
         match reference.scheme {
             Scheme::File => Ok(Arc::new(file::FileSink::new(reference))),
-            Scheme::S3 => object::sink(reference, egress, rights, &self.config),
+            Scheme::S3 | Scheme::Gs | Scheme::Az => object::sink(reference, egress, rights, &self.config),
             Scheme::Http | Scheme::Https | Scheme::Hf => {
                 let detail = format!("{} cannot be written to: name a directory or a bucket", reference.base());
                 Err(SourceError::Invalid { detail })
@@ -85,7 +87,7 @@ impl Origins {
         }
     }
 
-    /// The identity of a reference's origin: for S3 and hf it includes the endpoint in force.
+    /// The identity of a reference's origin: for object stores and hf it includes the endpoint in force.
     #[must_use]
     pub fn identity(&self, reference: &Reference) -> OriginId {
         let endpoint = match reference.scheme {

@@ -41,8 +41,8 @@ pub(super) trait Dialect: Send + Sync + fmt::Debug {
     /// What the headers of an object's answer say of it; an error says why such an object cannot be read.
     fn describe(&self, headers: &HeaderMap) -> Result<(Validator, Vec<Declared>), String>;
 
-    /// The header that makes a request one for this version and no other.
-    fn pin<'a>(&self, validator: &'a Validator) -> Option<(&'static str, &'a str)>;
+    /// Makes a request one for this version and no other.
+    fn pin(&self, ask: Ask, validator: &Validator) -> Ask;
 
     /// What to do about refusals.
     fn remedies(&self) -> &Remedies;
@@ -102,6 +102,13 @@ impl Ask {
         self
     }
 
+    /// With something after the `?`, already encoded.
+    pub(super) fn query(mut self, query: &str) -> Self {
+        self.url.push(if self.url.contains('?') { '&' } else { '?' });
+        self.url.push_str(query);
+        self
+    }
+
     /// With a range of what goes out as its body.
     pub(super) fn body(mut self, content: &Outgoing, range: Range<u64>) -> Self {
         self.headers.insert(CONTENT_LENGTH, (range.end - range.start).into());
@@ -138,7 +145,8 @@ impl Bucket {
             url.parse().map_err(|error| SourceError::Invalid { detail: format!("{what}: is not a URL: {error}") })?;
         *request.headers_mut() = headers;
         // Signing may ask for a token first.
-        self.dialect.sign(&mut request).await.map_err(|error| self.explain(&error, &what))?;
+        let signed = self.dialect.sign(&mut request).await;
+        signed.map_err(|error| self.explain(&error, &format!("the credential for {what}")))?;
         let (parts, _) = request.into_parts();
         let client = if body.is_some() { self.egress.writing() } else { self.egress.client() };
         let request =
@@ -161,6 +169,8 @@ impl Bucket {
         };
         if !answer.as_ref().is_ok_and(|answer| answer.status().is_success() || answer.status().is_redirection()) {
             tally.take_back();
+            // A file that has become shorter breaks off the request as a lost connection does.
+            content.check_unchanged().await?;
         }
         answer
     }

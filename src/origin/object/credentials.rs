@@ -7,6 +7,7 @@
 use object_store::RetryConfig;
 use object_store::client::{ClientOptions, HttpClient, HttpConnector};
 
+use crate::model::Rights;
 use crate::origin::client::Egress;
 
 /// Hands `object_store` our HTTP clients, with our proxies, authorities and timeouts.
@@ -30,6 +31,14 @@ impl Connector {
 impl HttpConnector for Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
         Ok(HttpClient::new(self.0.clone()))
+    }
+}
+
+/// What is wrong with a configuration. Of a caller's credential nothing is said, not even which character of it is wrong.
+pub(super) fn unreadable(error: &object_store::Error, rights: &Rights) -> String {
+    match rights {
+        Rights::Caller(credential) => format!("the {} credential is malformed", credential.kind()),
+        Rights::Anonymous | Rights::Own => error.to_string(),
     }
 }
 

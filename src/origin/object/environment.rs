@@ -5,6 +5,11 @@ pub(super) fn first(names: &[&str]) -> Option<String> {
     names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()))
 }
 
+/// Whether a variable says yes.
+pub(super) fn says_yes(name: &str) -> bool {
+    first(&[name]).is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "true" | "1" | "yes"))
+}
+
 /// Checks the URL that a variable holds.
 pub(super) fn check_url(name: &str, value: &str) -> Result<(), String> {
     let url = url::Url::parse(value).map_err(|error| format!("{name} `{value}`: {error}"))?;

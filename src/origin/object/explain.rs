@@ -103,6 +103,11 @@ pub(super) fn store(error: &object_store::Error, what: &str, stall: Duration, re
     if let Some(error) = http {
         return transport(error, what, stall, remedies);
     }
+    // Its text repeats what it could not read: of a token, that may be the token.
+    if cause.is::<serde_json::Error>() {
+        let detail = "an answer is not JSON of the expected form".to_owned();
+        return SourceError::Protocol { what: what.to_owned(), detail };
+    }
     let text = cause.to_string();
     let answer = text.strip_prefix("Server returned non-2xx status code: ").unwrap_or(&text);
     let status = answer.get(..3).and_then(|status| StatusCode::from_bytes(status.as_bytes()).ok());

@@ -7,10 +7,12 @@
 //! one folder each.
 
 mod again;
+mod azure;
 mod bucket;
 mod credentials;
 mod environment;
 mod explain;
+mod gcs;
 mod outgoing;
 mod parts;
 mod s3;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 
 use self::bucket::{Ask, Bucket, Dialect};
 use super::Config;
@@ -46,6 +48,8 @@ pub(super) struct ObjectOrigin {
 pub(super) fn endpoint_in_force(scheme: Scheme) -> Option<String> {
     match scheme {
         Scheme::S3 => s3::endpoint_in_force(),
+        Scheme::Gs => gcs::endpoint_in_force(),
+        Scheme::Az => azure::endpoint_in_force(),
         Scheme::File | Scheme::Http | Scheme::Https | Scheme::Hf => None,
     }
 }
@@ -63,6 +67,8 @@ pub(super) fn sink(
 fn open(reference: &Reference, egress: Egress, rights: &Rights, config: &Config) -> Result<Bucket, SourceError> {
     let dialect: Arc<dyn Dialect> = match reference.scheme {
         Scheme::S3 => Arc::new(s3::S3::new(reference, &egress, rights)?),
+        Scheme::Gs => Arc::new(gcs::Gcs::new(reference, &egress, rights)?),
+        Scheme::Az => Arc::new(azure::Azure::new(reference, &egress, rights)?),
         Scheme::File | Scheme::Http | Scheme::Https | Scheme::Hf => {
             return Err(SourceError::Invalid { detail: format!("{} is not in an object store", reference.base()) });
         }
@@ -137,11 +143,15 @@ impl RangeSource for ObjectOrigin {
         }
         let (bucket, what) = (&self.bucket, self.bucket.what(&file.locator));
         let wanted = range_header(&range);
-        let mut ask = Ask::new(Method::GET, bucket.url(&file.locator), what.clone()).header("range", &wanted);
-        if let Some((name, value)) = bucket.dialect.pin(&file.validator) {
-            ask = ask.header(name, value);
+        let ask = Ask::new(Method::GET, bucket.url(&file.locator), what.clone()).header("range", &wanted);
+        let answer = bucket.send(bucket.dialect.pin(ask, &file.validator)).await?;
+        // It was there when it was planned.
+        if answer.status() == StatusCode::NOT_FOUND {
+            return Err(SourceError::Changed { what });
         }
-        let answer = bucket.ask(ask).await?;
+        if !answer.status().is_success() {
+            return Err(bucket.refusal(answer, &what).await);
+        }
         // A server that does not know the condition still says which version it sends.
         let same = bucket.dialect.describe(answer.headers()).map_or(true, |(found, _)| {
             found == file.validator

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
 use futures_util::{Stream, stream};
+use md5::Digest;
 
 use crate::model::sink::{Content, Sent};
 use crate::model::source::SourceError;
@@ -75,6 +76,20 @@ impl Outgoing {
         Tally { sent: Arc::clone(&self.sent), count: Arc::default() }
     }
 
+    /// Tells of bytes that have left, or (below zero) not arrived after all.
+    pub(super) fn tell(&self, bytes: i64) {
+        (self.sent)(bytes);
+    }
+
+    /// The bytes of `range`, at once: for what is small.
+    pub(super) async fn read(&self, range: Range<u64>) -> Result<Bytes, SourceError> {
+        let path = match &self.bytes {
+            Source::Memory(_) => Arc::default(),
+            Source::File { path, .. } => Arc::clone(path),
+        };
+        self.bytes.clone().read(range).await.map_err(|error| local(&path, &error))
+    }
+
     /// The bytes of `range`, in pieces.
     pub(super) fn stream(
         &self,
@@ -100,6 +115,12 @@ impl Outgoing {
     pub(super) async fn crc(&self, algorithm: CrcAlgorithm, range: Range<u64>) -> Result<u64, SourceError> {
         let digest = self.fold(range, crc_fast::Digest::new(algorithm), crc_fast::Digest::update).await?;
         Ok(digest.finalize())
+    }
+
+    /// The MD5 of `range`.
+    pub(super) async fn md5(&self, range: Range<u64>) -> Result<[u8; 16], SourceError> {
+        let digest = self.fold(range, md5::Md5::new(), |digest, bytes| digest.update(bytes)).await?;
+        Ok(digest.finalize().into())
     }
 
     async fn fold<T: Send + 'static>(

@@ -3,14 +3,16 @@
 mod checksum;
 mod upload;
 
+use std::fmt;
+
 use async_trait::async_trait;
 use object_store::ObjectStore;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsAuthorizer};
 use object_store::client::HttpRequest;
 use reqwest::header::HeaderMap;
 
-use super::bucket::{Bucket, Dialect};
-use super::credentials::{Connector, once};
+use super::bucket::{Ask, Bucket, Dialect};
+use super::credentials::{Connector, once, unreadable};
 use super::environment;
 use super::explain::Remedies;
 use super::outgoing::Outgoing;
@@ -32,7 +34,6 @@ const CREDENTIALS: [&str; 5] = [
 ];
 
 /// S3.
-#[derive(Debug)]
 pub(super) struct S3 {
     store: AmazonS3,
     bucket_url: String,
@@ -102,7 +103,7 @@ impl S3 {
         // is allowed to be.
         let connected = |builder: AmazonS3Builder, connector: Connector| {
             let builder = builder.with_unsigned_payload(true).with_retry(once()).with_http_connector(connector);
-            builder.build().map_err(|error| invalid(error.to_string()))
+            builder.build().map_err(|error| invalid(unreadable(&error, rights)))
         };
         let store = if signed {
             let authority = connected(builder.clone(), Connector::to_authorities(egress))?;
@@ -149,8 +150,11 @@ impl Dialect for S3 {
         Ok((validator_of(headers), checksum::declared(headers)))
     }
 
-    fn pin<'a>(&self, validator: &'a Validator) -> Option<(&'static str, &'a str)> {
-        if_match(validator)
+    fn pin(&self, ask: Ask, validator: &Validator) -> Ask {
+        match if_match(validator) {
+            Some((name, value)) => ask.header(name, value),
+            None => ask,
+        }
     }
 
     fn remedies(&self) -> &Remedies {
@@ -165,6 +169,12 @@ impl Dialect for S3 {
         existing: Existing,
     ) -> Result<Put, SourceError> {
         upload::upload(bucket, key, content, existing).await
+    }
+}
+
+impl fmt::Debug for S3 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.bucket_url)
     }
 }
 

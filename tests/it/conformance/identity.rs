@@ -1,0 +1,110 @@
+//! Whose rights a process has of its own: those that its environment names, and none without.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use preheat::base::ErrorKind;
+use preheat::model::Rights;
+
+use super::{Proxy, Verdict, gcs, s3, seen_with, set, upload};
+use crate::support::model::model;
+
+/// What Google's metadata service answers.
+const TOKEN_OF_GOOGLE: &str = "{\"access_token\": \"token-of-ours\", \"expires_in\": 3600, \"token_type\": \"Bearer\"}";
+/// What Azure's does: a time in seconds, as text.
+const TOKEN_OF_AZURE: &str = "{\"access_token\": \"token-of-ours\", \"expires_on\": \"4070908800\", \"resource\": \"x\", \"token_type\": \"Bearer\"}";
+
+/// A service that gives out credentials: its URL, and the paths that it was asked for.
+async fn authority(answer: &'static str) -> (String, Arc<Mutex<Vec<String>>>) {
+    let proxy = Proxy::before("http://127.0.0.1:1").await;
+    let asked_for = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked_for);
+    proxy.judge(move |asked| {
+        seen.lock().unwrap().push(asked.uri.path().to_owned());
+        Verdict::Answer(200, answer)
+    });
+    (proxy.url, asked_for)
+}
+
+#[tokio::test]
+async fn a_pod_identity_of_aws_is_used() {
+    let (directory, url) = s3::with_keys().await;
+    upload(&model(1, 1, 1 << 20), "s3://bucket/m").await;
+    let (authority, asked) = authority(
+        "{\"AccessKeyId\": \"access\", \"SecretAccessKey\": \"secret-of-ours\", \"Token\": \"session\", \
+         \"Expiration\": \"2099-01-01T00:00:00Z\"}",
+    )
+    .await;
+    let token = directory.path().join("token");
+    std::fs::write(&token, "of the pod").unwrap();
+    set(&[
+        ("AWS_ENDPOINT_URL", &url),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &format!("{authority}/v1/credentials")),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token.to_str().unwrap()),
+    ]);
+    assert_eq!(seen_with("s3://bucket/m", &Rights::Own).await.unwrap().len(), 4);
+    assert_eq!(*asked.lock().unwrap(), ["/v1/credentials"], "once for all requests");
+}
+
+#[tokio::test]
+async fn the_service_account_of_a_machine_of_googles_is_used() {
+    let server = gcs::with_bucket().await;
+    upload(&model(1, 1, 1 << 20), "gs://my_bucket.example/m").await;
+    let proxy = Proxy::before(&server.url).await;
+    proxy.judge(|asked| match asked.headers.get("authorization") {
+        Some(value) if value == "Bearer token-of-ours" => Verdict::Pass,
+        _ => Verdict::Answer(401, ""),
+    });
+    let (authority, asked) = authority(TOKEN_OF_GOOGLE).await;
+    set(&[("GOOGLE_BASE_URL", &proxy.url), ("GCE_METADATA_HOST", authority.strip_prefix("http://").unwrap())]);
+    assert_eq!(seen_with("gs://my_bucket.example/m", &Rights::Own).await.unwrap().len(), 4);
+    let path = "/computeMetadata/v1/instance/service-accounts/default/token";
+    assert_eq!(*asked.lock().unwrap(), [path], "once for all requests");
+}
+
+#[tokio::test]
+async fn a_managed_identity_of_azures_is_used() {
+    let store = Proxy::before("http://127.0.0.1:1").await;
+    let seen = Arc::new(Mutex::new(None));
+    let header = Arc::clone(&seen);
+    store.judge(move |asked| {
+        *header.lock().unwrap() = asked.headers.get("authorization").cloned();
+        Verdict::Headers(404, &[("x-ms-error-code", "ContainerNotFound")])
+    });
+    let (authority, asked) = authority(TOKEN_OF_AZURE).await;
+    set(&[
+        ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
+        ("AZURE_STORAGE_ENDPOINT", &store.url),
+        ("AZURE_MSI_ENDPOINT", &format!("{authority}/msi/token")),
+    ]);
+    let (kind, text) = seen_with("az://models/m", &Rights::Own).await.unwrap_err();
+    assert_eq!(kind, ErrorKind::NotFound, "{text}");
+    assert_eq!(seen.lock().unwrap().as_ref().unwrap(), "Bearer token-of-ours");
+    assert_eq!(*asked.lock().unwrap(), ["/msi/token"]);
+}
+
+/// Where nothing names a credential, none is looked for: asking for one hangs where nobody gives them out.
+#[tokio::test]
+async fn without_a_credential_nobody_is_asked_for_one() {
+    let store = Proxy::before("http://127.0.0.1:1").await;
+    store.judge(|asked| {
+        assert!(!asked.headers.contains_key("authorization"), "{asked:?}");
+        Verdict::Answer(404, "<Error><Code>NoSuchBucket</Code></Error>")
+    });
+    set(&[
+        ("AWS_ENDPOINT_URL", &store.url),
+        ("GOOGLE_BASE_URL", &store.url),
+        ("AZURE_STORAGE_ENDPOINT", &store.url),
+        ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
+    ]);
+    let start = Instant::now();
+    for place in ["s3://bucket/m", "gs://bucket/m", "az://bucket/m"] {
+        for rights in [Rights::Own, Rights::Anonymous] {
+            let (kind, text) = seen_with(place, &rights).await.unwrap_err();
+            assert_eq!(kind, ErrorKind::NotFound, "{text}");
+            assert!(text.contains("without credentials"), "{text}");
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
