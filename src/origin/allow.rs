@@ -137,7 +137,9 @@ mod tests {
 
     #[test]
     fn prefixes_end_at_segments_and_hosts() {
-        let list = list(&["https://good.example/models", "s3://bucket/a", "file:///srv/models"]).unwrap();
+        let list =
+            list(&["https://good.example/models", "s3://bucket/a", "gs://my_bucket/a", "az://", "file:///srv/models"])
+                .unwrap();
         for (text, allowed) in [
             ("https://good.example/models", true),
             ("https://good.example/models/x", true),
@@ -147,6 +149,9 @@ mod tests {
             ("http://good.example/models/x", false),
             ("s3://bucket/a/b", true),
             ("s3://bucket/ab", false),
+            ("gs://my_bucket/a/b", true),
+            ("gs://bucket/a/b", false),
+            ("az://any-container/a", true),
             ("file:///srv/models/m", true),
             ("file:///etc/passwd", false),
         ] {

@@ -148,18 +148,19 @@ fn check_unchanged(headers: &HeaderMap, asked: &Asked) -> Result<(), SourceError
 
 /// What a status that is no success means.
 pub(super) async fn refusal(answer: Response, what: &str, stall: Duration) -> SourceError {
-    Refused::read(answer, stall).await.meaning(what)
+    Excerpt::read(answer, stall).await.meaning(what)
 }
 
-/// An answer that is no success, with as much of its body as is worth reading.
+/// An answer without much of a body: as much of it as is worth reading.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct Excerpt {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: String,
 }
 
-impl Refused {
+impl Excerpt {
+    /// Reads it. A body that breaks off or falls silent is what has come of it by then.
     pub(super) async fn read(answer: Response, stall: Duration) -> Self {
         let (status, headers) = (answer.status(), answer.headers().clone());
         let (mut body, mut pieces) = (Vec::new(), answer.bytes_stream());
@@ -181,6 +182,7 @@ impl Refused {
         self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(retry_after)
     }
 
+    /// What it means where success was wanted.
     pub(super) fn meaning(&self, what: &str) -> SourceError {
         let (what, detail, retry_after) = (what.to_owned(), self.detail(), self.retry_after());
         match self.status {

@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 
 use crate::model::source::SourceError;
-use crate::origin::range::{self, Refused};
+use crate::origin::range::{self, Excerpt};
 
 /// What to do about the refusals of one bucket.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ impl Remedies {
 }
 
 /// What an answer that is no success means.
-pub(super) fn refused(refused: &Refused, what: &str, remedies: &Remedies) -> SourceError {
+pub(super) fn refused(refused: &Excerpt, what: &str, remedies: &Remedies) -> SourceError {
     let code = code_of(&refused.headers, &refused.body);
     let region = refused.headers.get("x-amz-bucket-region").and_then(|value| value.to_str().ok());
     let region = region.map(str::to_owned).or_else(|| element(&refused.body, "Region"));
@@ -113,7 +113,7 @@ pub(super) fn store(error: &object_store::Error, what: &str, stall: Duration, re
     let status = answer.get(..3).and_then(|status| StatusCode::from_bytes(status.as_bytes()).ok());
     if let Some(status) = status {
         let body = answer.split_once(": ").map_or("", |(_, body)| body).to_owned();
-        return refused(&Refused { status, headers: HeaderMap::new(), body }, what, remedies);
+        return refused(&Excerpt { status, headers: HeaderMap::new(), body }, what, remedies);
     }
     if text.starts_with("Received redirect without LOCATION") {
         return elsewhere(what, None, remedies);
@@ -158,7 +158,7 @@ mod tests {
 
     fn said(status: u16, body: &str, headers: &[(&'static str, &'static str)]) -> (ErrorKind, String) {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        let answer = Refused { status: StatusCode::from_u16(status).unwrap(), headers, body: body.to_owned() };
+        let answer = Excerpt { status: StatusCode::from_u16(status).unwrap(), headers, body: body.to_owned() };
         let error = refused(&answer, "it", &REMEDIES);
         (error.kind(), error.to_string())
     }

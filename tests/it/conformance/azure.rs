@@ -1,14 +1,23 @@
 //! Azure Blob Storage, as Azurite has it.
 
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use object_store::azure::{AzureAccessKey, AzureAuthorizer, AzureCredential};
 use object_store::client::{HttpRequest, HttpRequestBody};
 use preheat::base::ErrorKind;
-use preheat::model::{Credential, Rights, Secret};
+use preheat::model::sink::{Content, Existing, Put};
+use preheat::model::{Credential, FilePath, Rights, Secret};
 use preheat::origin::conformance::Digests;
+use preheat::origin::{Config, Origins};
+use sha2::{Digest, Sha256};
 
-use super::{Row, catches_a_flipped_byte, conforms, digest, refused_with, replace_at, seen_with, set, upload, writes};
+use super::{
+    Row, catches_a_flipped_byte, conforms, digest, refused_with, replace_at, seen_with, set, sink, upload, writes,
+};
 use crate::support::emulator::{AZURITE_ACCOUNT, AZURITE_KEY, Emulator};
-use crate::support::model::{model, with_more};
+use crate::support::model::{model, shard, with_more};
 use crate::support::node::Node;
 use crate::support::proxy::Proxy;
 
@@ -68,6 +77,37 @@ async fn an_azure_server_is_written_to() {
     writes("az://models/team/new", Digests::OfAll).await;
 }
 
+/// Blocks are not yet a blob; whoever lists theirs first throws away those of the other.
+#[tokio::test]
+async fn of_two_that_write_one_large_blob_one_has_written_it() {
+    let _server = with_container().await;
+    let sink = sink("az://models/m");
+    let path = FilePath::new("model.safetensors").unwrap();
+    let contents = [shard("t", 1, 40 << 20), shard("t", 2, 40 << 20)];
+    let put = |content: &Vec<u8>| {
+        let (sink, path, content) = (Arc::clone(&sink), path.clone(), Content::Bytes(content.clone().into()));
+        async move { sink.put(&path, &content, Existing::Keep, Arc::new(|_| {})).await.unwrap() }
+    };
+    let (one, other) = futures_util::future::join(put(&contents[0]), put(&contents[1])).await;
+    assert_eq!([one, other].iter().filter(|put| **put == Put::Created).count(), 1, "{one:?} {other:?}");
+    let won = if one == Put::Created { &contents[0] } else { &contents[1] };
+    let (_, found) = Node::new().files("az://models/m").await;
+    assert!(found["model.safetensors"] == *won, "it is the one that was said to be written, unmixed");
+}
+
+/// A shared access signature of the whole account, as its owner gives it away: to read and to list.
+fn signature_to_read() -> String {
+    let (version, end) = ("2023-11-03", "2099-01-01T00:00:00Z");
+    let text = format!("{AZURITE_ACCOUNT}\nrl\nb\nsco\n\n{end}\n\n\n{version}\n\n");
+    let key = BASE64_STANDARD.decode(AZURITE_KEY).unwrap();
+    // HMAC of a key that fills the block exactly.
+    let pad = |with: u8| key.iter().map(|byte| byte ^ with).collect::<Vec<u8>>();
+    let inner = Sha256::new().chain_update(pad(0x36)).chain_update(text).finalize();
+    let outer = Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize();
+    let signature = BASE64_STANDARD.encode(outer).replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+    format!("sv={version}&ss=b&srt=sco&sp=rl&se={end}&sig={signature}")
+}
+
 #[tokio::test]
 async fn a_byte_that_changes_on_its_way_from_azure_is_caught() {
     let server = with_container().await;
@@ -94,7 +134,16 @@ async fn refusals_of_azure_are_told_apart() {
     let (kind, text) = refused_with("az://models/m", key(&wrong), &wrong).await;
     assert_eq!(kind, ErrorKind::Denied, "{text}");
     let (kind, text) = refused_with("az://models/m", key("no-base64-at-all"), "no-base64-at-all").await;
-    assert_eq!(kind, ErrorKind::Invalid, "{text}");
+    assert_eq!((kind, text.as_str()), (ErrorKind::Invalid, "az://models: the azure_key credential is malformed"));
+    let sas = Rights::Caller(Credential::AzureSas(Secret::new(signature_to_read())));
+    assert_eq!(seen_with("az://models/m", &sas).await.unwrap().len(), 4, "a shared access signature");
+    let origins = Origins::new(Config::default()).unwrap();
+    let sink = origins.sink(&"az://models/m".parse().unwrap(), &sas).unwrap();
+    let content = Content::Bytes(vec![0; 10].into());
+    let path = FilePath::new("more.json").unwrap();
+    let denied = sink.put(&path, &content, Existing::Keep, Arc::new(|_| {})).await.unwrap_err();
+    assert_eq!(denied.kind(), ErrorKind::Denied, "it is to read: {denied}");
+    assert!(!denied.to_string().contains("sig="), "{denied}");
     let sas = "sv=2023-11-03&ss=b&srt=sco&sp=rl&se=2099-01-01T00:00:00Z&sig=Z3Vlc3Nvb2Z0aGVpcnM%3D";
     let (kind, text) =
         refused_with("az://models/m", Credential::AzureSas(Secret::new(sas.to_owned())), "Z3Vlc3Nvb2Z0aGVpcnM").await;

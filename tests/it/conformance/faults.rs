@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use crc_fast::{CrcAlgorithm, checksum};
 use preheat::base::ErrorKind;
-use preheat::model::FilePath;
+use preheat::base::units::Span;
 use preheat::model::sink::{Content, Existing, Put};
 use preheat::model::source::SourceError;
+use preheat::model::{FilePath, Rights};
+use preheat::origin::{Config, Origins};
 
 use super::{Proxy, Verdict, gcs, open, resolve, s3, set, sink};
 use crate::support::model::noise;
@@ -98,6 +101,23 @@ async fn parts_that_are_lost_are_sent_again() {
     let whole = checksum(CrcAlgorithm::Crc64Nvme, &sending.bytes).to_be_bytes();
     let declared = crc.lock().unwrap().take().expect("a checksum of the whole object");
     assert_eq!(declared, base64::prelude::BASE64_STANDARD.encode(whole).as_str(), "the parts' merge to it");
+}
+
+#[tokio::test]
+async fn a_place_that_falls_silent_is_asked_again() {
+    let (_directory, proxy) = s3_behind().await;
+    let tries = AtomicUsize::new(0);
+    proxy.judge(move |asked| {
+        let first = asked.method == http::Method::PUT && tries.fetch_add(1, Ordering::Relaxed) == 0;
+        if first { Verdict::Silence } else { Verdict::Pass }
+    });
+    let impatient = Config { stall_timeout: Span(Duration::from_millis(200)), ..Config::default() };
+    let sink = Origins::new(impatient).unwrap().sink(&"s3://bucket/m".parse().unwrap(), &Rights::Own).unwrap();
+    let start = Instant::now();
+    let content = Content::Bytes(noise(1, 100).into());
+    let put = sink.put(&FilePath::new("config.json").unwrap(), &content, Existing::Keep, Arc::new(|_| {})).await;
+    assert_eq!(put.unwrap(), Put::Created);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

@@ -84,6 +84,29 @@ async fn a_managed_identity_of_azures_is_used() {
     assert_eq!(*asked.lock().unwrap(), ["/msi/token"]);
 }
 
+/// What a command passes to a daemon that does not have its environment.
+#[test]
+fn credentials_are_found_where_each_kind_keeps_them() {
+    let kind = |reference: &str| {
+        let found = preheat::origin::own_credential(&reference.parse().unwrap()).unwrap();
+        found.map(|credential| credential.kind())
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("key.json");
+    let named = [("GOOGLE_APPLICATION_CREDENTIALS", file.to_str().unwrap())];
+    set(&named);
+    std::fs::write(&file, "{\"type\": \"authorized_user\"}").unwrap();
+    assert_eq!(kind("gs://bucket/m"), None, "a person's is not passed on");
+    std::fs::write(&file, "{\"type\": \"service_account\"}").unwrap();
+    assert_eq!(kind("gs://bucket/m"), Some("google_service_account"));
+    set(&[&named[..], &[("GOOGLE_BEARER_TOKEN", "token")]].concat());
+    assert_eq!(kind("gs://bucket/m"), Some("bearer"));
+    set(&[("AZURE_STORAGE_SAS_KEY", "sv=1")]);
+    assert_eq!(kind("az://models/m"), Some("azure_sas"));
+    set(&[("AZURE_STORAGE_SAS_KEY", "sv=1"), ("AZURE_STORAGE_ACCOUNT_KEY", "key")]);
+    assert_eq!(kind("az://models/m"), Some("azure_key"));
+}
+
 /// Where nothing names a credential, none is looked for: asking for one hangs where nobody gives them out.
 #[tokio::test]
 async fn without_a_credential_nobody_is_asked_for_one() {
@@ -107,4 +130,21 @@ async fn without_a_credential_nobody_is_asked_for_one() {
         }
     }
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    // Nobody there at all.
+    let nobody = "http://127.0.0.1:1";
+    set(&[
+        ("AWS_ENDPOINT_URL", nobody),
+        ("GOOGLE_BASE_URL", nobody),
+        ("AZURE_STORAGE_ENDPOINT", nobody),
+        ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
+    ]);
+    for (place, names) in [
+        ("s3://bucket/m", "AWS_ENDPOINT_URL"),
+        ("gs://bucket/m", "GOOGLE_BASE_URL"),
+        ("az://bucket/m", "AZURE_STORAGE_ACCOUNT_NAME"),
+    ] {
+        let (kind, text) = seen_with(place, &Rights::Own).await.unwrap_err();
+        assert_eq!(kind, ErrorKind::Unavailable, "{text}");
+        assert!(text.contains(names), "{text}");
+    }
 }

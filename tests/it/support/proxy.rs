@@ -23,6 +23,8 @@ pub(crate) enum Verdict {
     Flip(u64),
     /// The request arrives, and its answer is lost.
     LoseAnswer,
+    /// Nothing comes, and the connection stays.
+    Silence,
 }
 
 type Judge = dyn Fn(&Parts) -> Verdict + Send + Sync;
@@ -83,6 +85,9 @@ async fn hand_on(
         *answer.status_mut() = StatusCode::from_u16(status).unwrap();
         return Ok(answer);
     }
+    if let Verdict::Silence = verdict {
+        std::future::pending::<()>().await;
+    }
     if let Verdict::Headers(status, headers) = verdict {
         let mut answer = Response::new(Full::default());
         *answer.status_mut() = StatusCode::from_u16(status).unwrap();
@@ -116,7 +121,7 @@ async fn hand_on(
                 body = changed.into();
             }
         }
-        Verdict::Pass | Verdict::Answer(..) | Verdict::Headers(..) => {}
+        Verdict::Pass | Verdict::Answer(..) | Verdict::Headers(..) | Verdict::Silence => {}
     }
     Ok(Response::from_parts(parts, Full::new(body)))
 }

@@ -22,13 +22,10 @@ use super::super::parts::{AT_ONCE, PART, parts};
 use crate::model::sink::{Existing, Put};
 use crate::model::source::SourceError;
 use crate::origin::encoding::{base64, value};
-use crate::origin::range::Refused;
+use crate::origin::range::Excerpt;
 
 /// Most parts of one object.
 const PARTS: u64 = 10_000;
-
-/// Largest answer to a request about parts.
-const ANSWER: usize = 64 * 1024;
 
 /// Completing many parts takes minutes of silence.
 const COMPLETING: u32 = 15;
@@ -101,7 +98,12 @@ impl Upload<'_> {
             self.bucket.ask(ask.body(self.content, 0..0)).await
         })
         .await?;
-        let upload_id = value(&self.read::<Initiated>(answer).await?.upload_id);
+        let initiated = Excerpt::read(answer, self.bucket.stall).await.body;
+        let initiated: Initiated = quick_xml::de::from_str(&initiated).map_err(|error| SourceError::Protocol {
+            what: self.bucket.what(self.key),
+            detail: format!("begins an upload without its name: {error}"),
+        })?;
+        let upload_id = value(&initiated.upload_id);
         let outcome = self.fill(&upload_id, existing).await;
         if !matches!(outcome, Ok(Put::Created)) {
             // Parts that are left cost room. Should this fail too, the bucket's rule for such remains expires them.
@@ -140,12 +142,12 @@ impl Upload<'_> {
             .await?;
         let Some(answer) = answer else { return Ok(Put::Existed) };
         // The status was sent before the work was done: the answer itself may be an error.
-        let refused = Refused::read(answer, self.bucket.stall * COMPLETING).await;
-        if refused.body.contains("<Error>") {
+        let joined = Excerpt::read(answer, self.bucket.stall * COMPLETING).await;
+        if !joined.body.contains("CompleteMultipartUploadResult") {
             let what = self.bucket.what(self.key);
             return Err(SourceError::Unavailable {
                 what,
-                detail: format!("parts are not joined: {}", refused.detail()),
+                detail: format!("parts are not joined: {}", joined.detail()),
             });
         }
         Ok(Put::Created)
@@ -193,19 +195,6 @@ impl Upload<'_> {
             }
         })
         .await
-    }
-
-    async fn read<T: serde::de::DeserializeOwned>(&self, answer: Response) -> Result<T, SourceError> {
-        let protocol = |detail: String| SourceError::Protocol { what: self.bucket.what(self.key), detail };
-        let mut body = answer.bytes_stream();
-        let mut bytes = Vec::new();
-        while let Some(piece) = body.next().await {
-            bytes.extend_from_slice(&piece.map_err(|error| protocol(format!("breaks off: {}", error.without_url())))?);
-            if bytes.len() > ANSWER {
-                return Err(protocol("answers with more than 64 KiB".to_owned()));
-            }
-        }
-        quick_xml::de::from_reader(bytes.as_slice()).map_err(|error| protocol(error.to_string()))
     }
 }
 
