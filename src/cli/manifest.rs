@@ -27,6 +27,10 @@ pub(super) fn run(args: &ManifestArgs) -> anyhow::Result<ExitCode> {
 
 /// The manifest of what [`select`] takes from `directory`: the same that a fetch of it makes.
 pub(super) fn of_directory(directory: &Path) -> anyhow::Result<Manifest> {
+    if directory.is_file() {
+        let message = format!("{} is a file: give the directory that holds it", directory.display());
+        return Err(CliError::invalid(message).into());
+    }
     let paths = crate::origin::list_directory(directory)?;
     let selected = select(&paths, &Selection::default())
         .map_err(|error| CliError::new(ErrorKind::Invalid, format!("{}: {error}", directory.display())))?;

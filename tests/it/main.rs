@@ -7,5 +7,6 @@ mod cli;
 mod conformance;
 mod golden;
 mod hub;
+mod hub_rights;
 mod support;
 mod transfer;
