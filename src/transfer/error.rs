@@ -165,6 +165,7 @@ impl TransferError {
                 SourceError::Protocol { .. } => Remedy::RetryLittle,
                 SourceError::NotFound { .. }
                 | SourceError::Denied { .. }
+                | SourceError::NotAllowed { .. }
                 | SourceError::Changed { .. }
                 | SourceError::NoSpace { .. }
                 | SourceError::Invalid { .. } => Remedy::GiveUp,
