@@ -1,5 +1,6 @@
 //! Nouns: pure, serialisable, no I/O.
 
+mod authority;
 mod credential;
 mod facts;
 mod key;
@@ -8,6 +9,7 @@ mod path;
 mod reference;
 mod revision;
 mod select;
+pub mod sink;
 pub mod source;
 pub mod tensor;
 

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! reference = scheme "://" place [ "@" revision ] [ "/" subfolder ] [ "?" query ]
-//! scheme    = "file" | "http" | "https" | "s3" | "hf"
+//! scheme    = "file" | "http" | "https" | "s3" | "gs" | "az" | "hf"
 //! place     = "/" absolute-path                  for file
 //!           | host [ ":" port ] "/" path         for http and https
-//!           | bucket [ "/" key-prefix ]          for s3
+//!           | bucket [ "/" key-prefix ]          for s3 and gs
+//!           | container [ "/" prefix ]           for az; the account is in the environment
 //!           | organisation "/" model             for hf
 //! revision  = "listing:" 64 hex | "manifest:" 64 hex
 //!           | commit | branch | tag              for hf alone
@@ -26,6 +27,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::authority::{bucket, container, google_bucket, host, repository};
 use super::{FilePath, Revision};
 
 /// How an origin is reached.
@@ -40,12 +42,17 @@ pub enum Scheme {
     Https,
     /// An S3-compatible object store.
     S3,
+    /// Google Cloud Storage.
+    Gs,
+    /// Azure Blob Storage.
+    Az,
     /// A Hugging Face hub.
     Hf,
 }
 
 /// The identity of an origin: scheme, endpoint and place, canonical, without credentials, revision or subfolder. Examples:
-/// `file:///models/a`, `https://host/models/a`, `s3+aws/bucket/prefix`, `s3+http://127.0.0.1:9000/bucket/prefix`.
+/// `file:///models/a`, `https://host/models/a`, `s3+aws/bucket/prefix`, `s3+http://127.0.0.1:9000/bucket/prefix`,
+/// `gs+google/bucket/prefix`, `az+https://account.blob.core.windows.net/container/prefix`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct OriginId(String);
@@ -70,7 +77,7 @@ pub struct Selection {
 pub struct Reference {
     /// How to reach it.
     pub scheme: Scheme,
-    /// Authority of http(s) (`host[:port]`), bucket of s3, empty for file.
+    /// Authority of http(s) (`host[:port]`), bucket of s3 and gs, container of az, organisation of hf, empty for file.
     pub authority: String,
     /// Path or key prefix, percent-decoded, without leading or trailing slash; may be empty for a bucket.
     pub place: String,
@@ -84,10 +91,12 @@ pub struct Reference {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     /// No `scheme://`.
-    #[error("`{0}` has no scheme: write file:///dir, https://host/path, s3://bucket/prefix or hf://org/model")]
+    #[error(
+        "`{0}` has no scheme: write file:///dir, https://host/path, s3://bucket/prefix, gs://, az:// or hf://org/model"
+    )]
     NoScheme(String),
     /// A scheme that this build does not know.
-    #[error("`{0}` has an unknown scheme: use file, http, https, s3 or hf")]
+    #[error("`{0}` has an unknown scheme: use file, http, https, s3, gs, az or hf")]
     UnknownScheme(String),
     /// Anything else.
     #[error("`{reference}`: {detail}")]
@@ -116,6 +125,8 @@ impl Scheme {
             Self::Http => "http",
             Self::Https => "https",
             Self::S3 => "s3",
+            Self::Gs => "gs",
+            Self::Az => "az",
             Self::Hf => "hf",
         }
     }
@@ -124,16 +135,23 @@ impl Scheme {
 // === impl OriginId ===
 
 impl OriginId {
-    /// The origin of a reference. `endpoint` is the one in force for its scheme: for S3 `None` is AWS itself, for hf the hub
-    /// is always named.
+    /// The origin of a reference. `endpoint` is the one in force for its scheme: `None` is AWS and Google themselves; for az
+    /// the account's and for hf the hub's is always named.
     #[must_use]
     pub fn of(reference: &Reference, endpoint: Option<&str>) -> Self {
         let Reference { scheme, authority, place, .. } = reference;
         let mut text = match scheme {
             Scheme::File => "file://".to_owned(),
             Scheme::Http | Scheme::Https => format!("{}://{authority}", scheme.as_str()),
-            Scheme::S3 => format!("s3+{}/{authority}", endpoint.map_or("aws", |url| url.trim_end_matches('/'))),
-            Scheme::Hf => format!("hf+{}/{authority}", endpoint.unwrap_or_default().trim_end_matches('/')),
+            Scheme::S3 | Scheme::Gs | Scheme::Az | Scheme::Hf => {
+                let itself = match scheme {
+                    Scheme::S3 => "aws",
+                    Scheme::Gs => "google",
+                    _ => "",
+                };
+                let endpoint = endpoint.map_or(itself, |url| url.trim_end_matches('/'));
+                format!("{}+{endpoint}/{authority}", scheme.as_str())
+            }
         };
         if !place.is_empty() {
             text.push('/');
@@ -154,7 +172,7 @@ impl OriginId {
         Self(text)
     }
 
-    /// What of it is one server, as far as limits go: the scheme and the host, of AWS the bucket.
+    /// What of it is one server, as far as limits go: the scheme and the host, of AWS and Google the bucket.
     #[must_use]
     pub fn server(&self) -> &str {
         let from = self.0.find("://").map_or(0, |at| at + 3);
@@ -263,6 +281,8 @@ impl FromStr for Reference {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
             "s3" => Scheme::S3,
+            "gs" => Scheme::Gs,
+            "az" => Scheme::Az,
             "hf" => Scheme::Hf,
             _ => return Err(ReferenceError::UnknownScheme(shown)),
         };
@@ -275,7 +295,7 @@ impl FromStr for Reference {
             // `s3://bucket@rev` has its revision in what looks like the authority.
             let hint = if scheme == Scheme::Hf {
                 "names no model: write hf://organisation/model"
-            } else if scheme == Scheme::S3 {
+            } else if matches!(scheme, Scheme::S3 | Scheme::Gs | Scheme::Az) {
                 "write the revision after the key prefix, and no credential into a reference"
             } else {
                 "names a user: credentials do not belong into a reference, set them in the environment"
@@ -290,6 +310,12 @@ impl FromStr for Reference {
             Scheme::Http | Scheme::Https => host(scheme, authority).ok_or_else(|| malformed("has no valid host"))?,
             Scheme::S3 => bucket(authority)
                 .ok_or_else(|| malformed("has no valid bucket: 3 to 63 characters of a-z, 0-9, dot and dash"))?,
+            Scheme::Gs => google_bucket(authority).ok_or_else(|| {
+                malformed("has no valid bucket: 3 to 222 characters of a-z, 0-9, dash, underscore and dot, 63 between dots")
+            })?,
+            Scheme::Az => container(authority).ok_or_else(|| {
+                malformed("has no valid container: 3 to 63 characters of a-z, 0-9 and single dashes; the account is set in AZURE_STORAGE_ACCOUNT_NAME")
+            })?,
             Scheme::Hf => repository(authority)
                 .ok_or_else(|| malformed("names no organisation: write hf://organisation/model"))?,
         };
@@ -397,29 +423,6 @@ fn clean(path: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn host(scheme: Scheme, authority: &str) -> Option<String> {
-    let parsed = url::Url::parse(&format!("{}://{authority}/", scheme.as_str())).ok()?;
-    let name = parsed.host_str()?;
-    // The default port is normalised away, so that one origin has one identity.
-    Some(parsed.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}")))
-}
-
-/// An organisation's or a model's name.
-fn repository(name: &str) -> Option<String> {
-    let ok = (1..=96).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
-        && !name.starts_with(['.', '-'])
-        && !matches!(name, "datasets" | "spaces" | "api");
-    ok.then(|| name.to_owned())
-}
-
-fn bucket(name: &str) -> Option<String> {
-    let ok = (3..=63).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_'))
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    ok.then(|| name.to_owned())
-}
-
 fn decode(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let broken = (0..bytes.len()).any(|at| {
@@ -476,6 +479,13 @@ mod tests {
             ("http://[::1]:8080/m", None, "http://[::1]:8080/m"),
             ("s3://bucket", None, "s3+aws/bucket"),
             ("s3://bucket/p/", Some("http://127.0.0.1:9000/"), "s3+http://127.0.0.1:9000/bucket/p"),
+            ("gs://my_bucket.example/p", None, "gs+google/my_bucket.example/p"),
+            ("gs://bucket/p", Some("http://127.0.0.1:4443"), "gs+http://127.0.0.1:4443/bucket/p"),
+            (
+                "az://models/p",
+                Some("https://acc.blob.core.windows.net"),
+                "az+https://acc.blob.core.windows.net/models/p",
+            ),
         ] {
             assert_eq!(OriginId::of(&read(text), endpoint).as_str(), identity, "{text}");
         }
@@ -498,6 +508,13 @@ mod tests {
             ("https:///m", "host"),
             ("s3://B/x", "bucket"),
             ("s3://bucket/x@main", "not a revision"),
+            ("gs://Bucket/x", "222"),
+            ("gs://_bucket/x", "222"),
+            ("gs://a..b/x", "222"),
+            ("az://my_models/x", "single dashes"),
+            ("az://my--models/x", "single dashes"),
+            ("az://account.blob.core.windows.net/models", "AZURE_STORAGE_ACCOUNT_NAME"),
+            ("az://models/x?sv=2024&sig=secret", "presigned"),
             ("s3://bucket/x#y", "fragment"),
             ("s3://bucket/x%zz", "percent"),
             ("s3://bucket/x?include=", "empty"),
@@ -525,7 +542,7 @@ mod tests {
 
         #[test]
         fn the_canonical_form_reads_as_itself(
-            scheme in prop::sample::select(vec!["file:///", "https://host/", "s3://bucket/"]),
+            scheme in prop::sample::select(vec!["file:///", "https://host/", "s3://bucket/", "gs://b_u.cket/", "az://models/"]),
             place in "[a-z@+% ~é*]{1,12}(/[a-z@]{1,5}){0,2}",
             revision in prop::option::of("[0-9a-f]{64}"),
             subfolder in prop::option::of("[a-z@ ]{1,6}"),

@@ -126,6 +126,14 @@ pub enum SourceError {
         /// The contradiction.
         detail: String,
     },
+    /// The place that is written to has no room.
+    #[error("{what} has no room: {detail}")]
+    NoSpace {
+        /// The object.
+        what: String,
+        /// What the place said.
+        detail: String,
+    },
     /// The reference cannot be served by this kind of source, or breaks a stated limit.
     #[error("{detail}")]
     Invalid {
@@ -199,6 +207,7 @@ impl SourceError {
             // A lying body may be a passing fault of a proxy: worth the same bounded retries as a broken one.
             Self::Unavailable { .. } | Self::Protocol { .. } => ErrorKind::Unavailable,
             Self::Stalled { .. } => ErrorKind::Timeout,
+            Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::Invalid { .. } => ErrorKind::Invalid,
         }
     }

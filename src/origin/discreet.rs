@@ -1,4 +1,4 @@
-//! An origin whose errors cannot tell the secret that it is asked with.
+//! An origin, or a place to write to, whose errors cannot tell the secret that it is asked with.
 //!
 //! Every kind of origin has its own ways to words from outside: bodies of refusals, messages of parsers and of libraries, header
 //! values. A server that echoes what it was sent gets its words into our errors, and from there into logs, answers and job
@@ -13,13 +13,14 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::model::sink::{Content, Existing, Put, Sent, Sink, Stored};
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError};
-use crate::model::{Reference, Rights, Secret};
+use crate::model::{FilePath, Reference, Rights, Secret};
 use crate::sys::mutant::mutant;
 
 /// See the module.
-pub(super) struct Discreet {
-    inner: Arc<dyn Origin>,
+pub(super) struct Discreet<T: ?Sized> {
+    inner: Arc<T>,
     secrets: Secrets,
 }
 
@@ -28,7 +29,7 @@ pub(super) struct Discreet {
 struct Secrets(Arc<Rights>);
 
 /// Variables that hold a secret of the process.
-const VARIABLES: [&str; 13] = [
+const VARIABLES: [&str; 15] = [
     "HF_TOKEN",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -41,16 +42,21 @@ const VARIABLES: [&str; 13] = [
     "AZURE_STORAGE_SAS_KEY",
     "AZURE_STORAGE_CLIENT_SECRET",
     "AZURE_CLIENT_SECRET",
+    "AZURE_STORAGE_TOKEN",
     "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "GOOGLE_BEARER_TOKEN",
 ];
 
 /// Variables that name a file with one.
-const FILES: [&str; 5] = [
+const FILES: [&str; 8] = [
     "HF_TOKEN_PATH",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
     "AZURE_FEDERATED_TOKEN_FILE",
     "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
+    "SERVICE_ACCOUNT",
 ];
 
 /// Variables with a proxy, whose URL may carry a name and a password.
@@ -64,20 +70,20 @@ const MASK: &str = "(secret)";
 
 // === impl Discreet ===
 
-impl Discreet {
-    pub(super) fn new(inner: Arc<dyn Origin>, rights: &Rights) -> Self {
+impl<T: ?Sized> Discreet<T> {
+    pub(super) fn new(inner: Arc<T>, rights: &Rights) -> Self {
         Self { inner, secrets: Secrets(Arc::new(rights.clone())) }
     }
 }
 
-impl std::fmt::Debug for Discreet {
+impl<T: std::fmt::Debug + ?Sized> std::fmt::Debug for Discreet<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.inner.fmt(f)
     }
 }
 
 #[async_trait]
-impl RangeSource for Discreet {
+impl RangeSource for Discreet<dyn Origin> {
     async fn open(&self, file: &RemoteFile, range: Range<u64>) -> Result<RangeBody, SourceError> {
         let body = self.inner.open(file, range).await.map_err(|error| self.secrets.mask(error))?;
         let RangeBody { start, ignores_ranges, stream } = body;
@@ -88,13 +94,30 @@ impl RangeSource for Discreet {
 }
 
 #[async_trait]
-impl Origin for Discreet {
+impl Origin for Discreet<dyn Origin> {
     async fn resolve(&self, reference: &Reference) -> Result<Resolution, SourceError> {
         self.inner.resolve(reference).await.map_err(|error| self.secrets.mask(error))
     }
 
     async fn prove(&self, resolution: &Resolution) -> Result<(), SourceError> {
         self.inner.prove(resolution).await.map_err(|error| self.secrets.mask(error))
+    }
+}
+
+#[async_trait]
+impl Sink for Discreet<dyn Sink> {
+    async fn head(&self, path: &FilePath) -> Result<Option<Stored>, SourceError> {
+        self.inner.head(path).await.map_err(|error| self.secrets.mask(error))
+    }
+
+    async fn put(
+        &self,
+        path: &FilePath,
+        content: &Content,
+        existing: Existing,
+        sent: Sent,
+    ) -> Result<Put, SourceError> {
+        self.inner.put(path, content, existing, sent).await.map_err(|error| self.secrets.mask(error))
     }
 }
 
@@ -131,6 +154,7 @@ fn texts(error: &mut SourceError) -> Vec<&mut String> {
         SourceError::Invalid { detail } => vec![detail],
         SourceError::Denied { what, detail }
         | SourceError::NotAllowed { what, detail }
+        | SourceError::NoSpace { what, detail }
         | SourceError::Unavailable { what, detail }
         | SourceError::Protocol { what, detail } => vec![what, detail],
     }
@@ -176,7 +200,7 @@ fn forms(secret: &str) -> Vec<String> {
         let bytes = part.as_bytes();
         forms.push(part.to_owned());
         forms.push(utf8_percent_encode(part, NON_ALPHANUMERIC).to_string());
-        forms.push(utf8_percent_encode(part, super::object::SEGMENT).to_string());
+        forms.push(utf8_percent_encode(part, super::encoding::SEGMENT).to_string());
         forms.push(part.replace('"', "\\\""));
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         forms.extend([hex.to_ascii_uppercase(), hex]);

@@ -8,6 +8,7 @@ mod config;
 pub mod conformance;
 mod discreet;
 mod egress;
+mod encoding;
 mod excerpt;
 mod file;
 mod http;
@@ -29,6 +30,7 @@ use url::Url;
 use self::discreet::Discreet;
 use self::egress::{AllowList, Border};
 use self::pause::Pauses;
+use crate::model::sink::Sink;
 use crate::model::source::{Origin, SourceError};
 use crate::model::{OriginId, Reference, Rights, Scheme};
 
@@ -93,18 +95,37 @@ impl Origins {
                 let egress = egress()?;
                 Arc::new(hub::HubOrigin::new(reference, &egress, rights, &self.config, &self.pauses, &self.unfinished)?)
             }
-            Scheme::S3 => Arc::new(object::ObjectOrigin::new(reference, egress()?, rights, &self.config)?),
+            Scheme::S3 | Scheme::Gs | Scheme::Az => {
+                Arc::new(object::ObjectOrigin::new(reference, egress()?, rights, &self.config)?)
+            }
         };
         Ok(Arc::new(Discreet::new(origin, rights)))
     }
 
-    /// The identity of a reference's origin: for S3 and hf it includes the endpoint in force.
+    /// The place of a reference, to be written to with these rights: a directory or a bucket.
+    ///
+    /// # Errors
+    /// As for [`Origins::open`]; `Invalid` for kinds of origin that cannot be written.
+    pub fn sink(&self, reference: &Reference, rights: &Rights) -> Result<Arc<dyn Sink>, SourceError> {
+        self.allow.check_reference(reference)?;
+        let egress = || self.border.egress(reference, endpoint_of(reference));
+        let sink: Arc<dyn Sink> = match reference.scheme {
+            Scheme::File => Arc::new(file::FileSink::new(reference)),
+            Scheme::S3 | Scheme::Gs | Scheme::Az => object::sink(reference, egress()?, rights, &self.config)?,
+            Scheme::Http | Scheme::Https | Scheme::Hf => {
+                let detail = format!("{} cannot be written to: name a directory or a bucket", reference.base());
+                return Err(SourceError::Invalid { detail });
+            }
+        };
+        Ok(Arc::new(Discreet::new(sink, rights)))
+    }
+
+    /// The identity of a reference's origin: for object stores and hf it includes the endpoint in force.
     #[must_use]
     pub fn identity(&self, reference: &Reference) -> OriginId {
         let endpoint = match reference.scheme {
-            Scheme::S3 => object::endpoint_in_force(),
             Scheme::Hf => Some(hub::endpoint_in_force()),
-            Scheme::File | Scheme::Http | Scheme::Https => None,
+            other => object::endpoint_in_force(other),
         };
         OriginId::of(reference, endpoint.as_deref())
     }
@@ -125,16 +146,10 @@ impl Origins {
 /// The server that a reference is asked at where its own text does not name it, and whether the environment does. What is not
 /// a URL is told by the origin itself.
 fn endpoint_of(reference: &Reference) -> Option<(Url, bool)> {
-    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.is_empty());
     let (endpoint, named) = match reference.scheme {
-        Scheme::S3 => match object::endpoint_in_force() {
-            Some(endpoint) => (endpoint, true),
-            None => {
-                let region = set("AWS_REGION").or_else(|| set("AWS_DEFAULT_REGION"));
-                (format!("https://s3.{}.amazonaws.com", region.as_deref().unwrap_or("us-east-1")), false)
-            }
-        },
-        Scheme::Hf => (hub::endpoint_in_force(), set("HF_ENDPOINT").is_some()),
+        Scheme::S3 | Scheme::Gs | Scheme::Az => object::endpoint_of(reference.scheme)?,
+        Scheme::Hf => (hub::endpoint_in_force(), set("HF_ENDPOINT")),
         Scheme::File | Scheme::Http | Scheme::Https => return None,
     };
     Some((Url::parse(&endpoint).ok()?, named))

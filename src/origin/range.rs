@@ -18,7 +18,7 @@ use crate::sys::mutant::mutant;
 /// Longest wait that a `Retry-After` is taken for; more is treated as this. Whether so long is waited is the transfer's to decide.
 pub(super) const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
-/// How much of an error's body is read; a line of it goes into the message.
+/// How much of such a body is read; of an error, a line of it goes into the message.
 const ERROR_BODY: usize = 8 << 10;
 
 /// What is asked.
@@ -149,34 +149,64 @@ fn check_unchanged(headers: &HeaderMap, asked: &Asked) -> Result<(), SourceError
 
 /// What a status that is no success means.
 pub(super) async fn refusal(answer: Response, what: &str, stall: Duration) -> SourceError {
-    let status = answer.status();
-    let what = what.to_owned();
-    let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(retry_after);
-    let region = answer.headers().get("x-amz-bucket-region").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let excerpt = error_text(answer, stall).await;
-    let detail = if excerpt.is_empty() { status.to_string() } else { format!("{status}: {excerpt}") };
-    match status {
-        StatusCode::NOT_FOUND | StatusCode::GONE => SourceError::NotFound { what },
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => SourceError::Denied { what, detail },
-        StatusCode::PRECONDITION_FAILED => SourceError::Changed { what },
-        StatusCode::TOO_MANY_REQUESTS => SourceError::RateLimited { what, retry_after },
-        StatusCode::SERVICE_UNAVAILABLE if retry_after.is_some() => SourceError::RateLimited { what, retry_after },
-        _ if status.is_redirection() => {
-            let hint = region.map(|region| format!("; its bucket is in {region}: set AWS_REGION")).unwrap_or_default();
-            SourceError::Invalid { detail: format!("{what} redirects elsewhere ({status}){hint}") }
+    Reply::read(answer, stall).await.meaning(what)
+}
+
+/// An answer without much of a body.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+}
+
+impl Reply {
+    /// Reads it. A body that breaks off or falls silent is what has come of it by then.
+    pub(super) async fn read(answer: Response, stall: Duration) -> Self {
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        Self { status, headers, body: beginning(answer, stall).await }
+    }
+
+    /// Status and what may be shown of the body, for people.
+    pub(super) fn detail(&self) -> String {
+        let excerpt = excerpt(&self.body);
+        if excerpt.is_empty() { self.status.to_string() } else { format!("{}: {excerpt}", self.status) }
+    }
+
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(retry_after)
+    }
+
+    /// What it means where success was wanted.
+    pub(super) fn meaning(&self, what: &str) -> SourceError {
+        let (what, detail, retry_after) = (what.to_owned(), self.detail(), self.retry_after());
+        match self.status {
+            StatusCode::NOT_FOUND | StatusCode::GONE => SourceError::NotFound { what },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => SourceError::Denied { what, detail },
+            StatusCode::PRECONDITION_FAILED => SourceError::Changed { what },
+            StatusCode::TOO_MANY_REQUESTS => SourceError::RateLimited { what, retry_after },
+            StatusCode::SERVICE_UNAVAILABLE if retry_after.is_some() => SourceError::RateLimited { what, retry_after },
+            status if status.is_redirection() => {
+                SourceError::Invalid { detail: format!("{what} redirects elsewhere ({status})") }
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                SourceError::Protocol { what, detail: "says that a planned range does not exist".to_owned() }
+            }
+            status if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
+                SourceError::Unavailable { what, detail }
+            }
+            _ => SourceError::Protocol { what, detail },
         }
-        StatusCode::RANGE_NOT_SATISFIABLE => {
-            SourceError::Protocol { what, detail: "says that a planned range does not exist".to_owned() }
-        }
-        _ if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
-            SourceError::Unavailable { what, detail }
-        }
-        _ => SourceError::Protocol { what, detail },
     }
 }
 
 /// What may be shown of an error's body.
 pub(super) async fn error_text(answer: Response, stall: Duration) -> String {
+    excerpt(&beginning(answer, stall).await)
+}
+
+/// As much of a body as is worth reading.
+async fn beginning(answer: Response, stall: Duration) -> String {
     let mut bytes = Vec::new();
     let mut body = answer.bytes_stream();
     let reading = async {
@@ -189,7 +219,7 @@ pub(super) async fn error_text(answer: Response, stall: Duration) -> String {
     };
     // What has come until then is better than nothing.
     let _ = tokio::time::timeout(stall, reading).await;
-    excerpt(&String::from_utf8_lossy(&bytes))
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// What could not be read as the JSON that was expected. Where it broke is said, and not what stands there.
@@ -246,7 +276,7 @@ fn content_range(text: &str) -> Option<(Range<u64>, Option<u64>)> {
 pub(super) fn sha256_field(headers: &HeaderMap) -> Option<String> {
     let field = headers.get("repr-digest")?.to_str().ok()?;
     let value = field.split(',').find_map(|item| item.trim().strip_prefix("sha-256=:"))?.strip_suffix(':')?;
-    super::object::hex_of_base64(value).filter(|hex| hex.len() == 64)
+    super::encoding::hex_of_base64(value).filter(|hex| hex.len() == 64)
 }
 
 /// What the headers of an answer pin the object by.

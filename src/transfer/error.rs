@@ -167,6 +167,7 @@ impl TransferError {
                 | SourceError::Denied { .. }
                 | SourceError::NotAllowed { .. }
                 | SourceError::Changed { .. }
+                | SourceError::NoSpace { .. }
                 | SourceError::Invalid { .. } => Remedy::GiveUp,
             },
             _ => Remedy::GiveUp,

@@ -145,7 +145,7 @@ impl Prefix {
     fn parse(text: &str) -> Result<Self, SourceError> {
         let invalid = |detail: &str| SourceError::Invalid {
             detail: format!(
-                "allowed origin `{text}`: {detail}; write scheme://host/path, s3://bucket/prefix or file:///dir"
+                "allowed origin `{text}`: {detail}; write https://host/path, s3://bucket/prefix (or gs://, az://, hf://) or file:///dir"
             ),
         };
         // `file:///` allows all files, `https://host` all of a host: neither is a reference, so parts are made up.
@@ -155,7 +155,7 @@ impl Prefix {
         }
         let probe = match scheme {
             "file" if rest.trim_matches('/').is_empty() => "file:///x".to_owned(),
-            "http" | "https" | "s3" | "hf" if rest.is_empty() => format!("{scheme}://any/x"),
+            "http" | "https" | "s3" | "gs" | "az" | "hf" if rest.is_empty() => format!("{scheme}://any/x"),
             "hf" if !rest.trim_matches('/').contains('/') => format!("{}/x", text.trim_end_matches('/')),
             _ => text.to_owned(),
         };
@@ -190,7 +190,9 @@ mod tests {
 
     #[test]
     fn prefixes_end_at_segments_and_hosts() {
-        let list = list(&["https://good.example/models", "s3://bucket/a", "file:///srv/models"]).unwrap();
+        let list =
+            list(&["https://good.example/models", "s3://bucket/a", "gs://my_bucket/a", "az://", "file:///srv/models"])
+                .unwrap();
         for (text, allowed) in [
             ("https://good.example/models", true),
             ("https://good.example/models/x", true),
@@ -200,6 +202,9 @@ mod tests {
             ("http://good.example/models/x", false),
             ("s3://bucket/a/b", true),
             ("s3://bucket/ab", false),
+            ("gs://my_bucket/a/b", true),
+            ("gs://bucket/a/b", false),
+            ("az://any-container/a", true),
             ("file:///srv/models/m", true),
             ("file:///etc/passwd", false),
         ] {

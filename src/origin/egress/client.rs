@@ -2,6 +2,7 @@
 //! hashed as they are), certificate authorities from the system and from the configuration. None follows a redirect by itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, ClientBuilder, Proxy};
@@ -16,9 +17,19 @@ use crate::origin::Config;
 /// Idle connections kept to one host: as many as transfers ever open to it.
 const IDLE: usize = 64;
 
-/// One client for each reach, so that a connection that was made for the one is never used for the other.
+/// The clients of a process.
 #[derive(Debug)]
 pub(super) struct Clients {
+    reading: Routes,
+    /// Without the limit on silence, which would count the time that a body takes to leave.
+    writing: Routes,
+    /// To those that give out credentials. Judged by nobody: see [`Clients::authorities`].
+    authorities: Client,
+}
+
+/// One client for each reach, so that a connection that was made for the one is never used for the other.
+#[derive(Debug)]
+struct Routes {
     public: Client,
     inside: Client,
     proxies: Proxies,
@@ -35,8 +46,43 @@ pub fn install_tls_provider() {
 impl Clients {
     pub(super) fn new(config: &Config) -> Result<Self, SourceError> {
         install_tls_provider();
-        let direct = |reach| build(config, |builder| builder.no_proxy().dns_resolver(Arc::new(Resolver { reach })));
-        let proxied = |proxy: Proxy| build(config, |builder| builder.proxy(proxy.clone()));
+        let stall = Some(config.stall_timeout.0);
+        Ok(Self {
+            reading: Routes::new(config, stall)?,
+            writing: Routes::new(config, None)?,
+            authorities: build(config, stall, |builder| builder)?,
+        })
+    }
+
+    /// The client that asks by itself.
+    pub(super) fn direct(&self, reach: Reach) -> &Client {
+        self.reading.direct(reach)
+    }
+
+    /// The client for a request that may reach so far.
+    pub(super) fn route(&self, url: &Url, reach: Reach) -> Result<&Client, SourceError> {
+        self.reading.route(url, reach)
+    }
+
+    /// The same for one with a body: whoever sends it watches whether it moves.
+    pub(super) fn writing(&self, url: &Url, reach: Reach) -> Result<&Client, SourceError> {
+        self.writing.route(url, reach)
+    }
+
+    /// The client for those that give out credentials of this process (STS, metadata services). Much of that is at link-local
+    /// addresses, and where it goes comes from the environment and never from a reference or an answer.
+    pub(super) fn authorities(&self) -> &Client {
+        &self.authorities
+    }
+}
+
+// === impl Routes ===
+
+impl Routes {
+    fn new(config: &Config, stall: Option<Duration>) -> Result<Self, SourceError> {
+        let direct =
+            |reach| build(config, stall, |builder| builder.no_proxy().dns_resolver(Arc::new(Resolver { reach })));
+        let proxied = |proxy: Proxy| build(config, stall, |builder| builder.proxy(proxy.clone()));
         Ok(Self {
             public: direct(Reach::Public)?,
             // Link-local addresses are reached by number only, which no resolver sees.
@@ -45,28 +91,32 @@ impl Clients {
         })
     }
 
-    /// The client that asks by itself.
-    pub(super) fn direct(&self, reach: Reach) -> &Client {
+    fn direct(&self, reach: Reach) -> &Client {
         if reach == Reach::Public { &self.public } else { &self.inside }
     }
 
-    /// The client for a request that may reach so far.
-    pub(super) fn route(&self, url: &Url, reach: Reach) -> Result<&Client, SourceError> {
+    fn route(&self, url: &Url, reach: Reach) -> Result<&Client, SourceError> {
         Ok(self.proxies.client(url)?.unwrap_or_else(|| self.direct(reach)))
     }
 }
 
-fn build(config: &Config, with: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<Client, SourceError> {
+fn build(
+    config: &Config,
+    stall: Option<Duration>,
+    with: impl Fn(ClientBuilder) -> ClientBuilder,
+) -> Result<Client, SourceError> {
     let builder = || {
         let builder = Client::builder()
             .user_agent(concat!("preheat/", env!("CARGO_PKG_VERSION")))
             .http1_only()
             .redirect(Policy::none())
             .connect_timeout(config.connect_timeout.0)
-            .read_timeout(config.stall_timeout.0)
             .pool_max_idle_per_host(IDLE)
             .tcp_nodelay(true);
-        with(builder)
+        with(match stall {
+            Some(stall) => builder.read_timeout(stall),
+            None => builder,
+        })
     };
     let with_authorities = |builder: ClientBuilder| -> Result<ClientBuilder, SourceError> {
         let Some(path) = &config.ca_bundle else { return Ok(builder) };

@@ -54,6 +54,7 @@ pub(super) struct Egress {
     border: Arc<Border>,
     home: Option<Arc<Home>>,
     client: Client,
+    writing: Client,
 }
 
 /// The server that an origin's own requests go to, where a setting names it and not the reference.
@@ -123,11 +124,15 @@ impl Border {
             }),
             None => None,
         };
-        let client = match &home {
-            Some(home) => self.clients.route(&home.url, home.reach.max(self.free))?.clone(),
-            None => self.clients.direct(self.free).clone(),
+        let (client, writing) = match &home {
+            Some(home) => {
+                let reach = home.reach.max(self.free);
+                (self.clients.route(&home.url, reach)?.clone(), self.clients.writing(&home.url, reach)?.clone())
+            }
+            // Nothing is written where no setting says.
+            None => (self.clients.direct(self.free).clone(), self.clients.direct(self.free).clone()),
         };
-        let egress = Egress { border: Arc::clone(self), home: home.map(Arc::new), client };
+        let egress = Egress { border: Arc::clone(self), home: home.map(Arc::new), client, writing };
         if let Some(home) = &egress.home {
             egress.permit(&home.url)?;
         }
@@ -142,6 +147,17 @@ impl Egress {
     /// given it, and questions to a hub, whose redirects are answers; the rest goes through [`Egress::follow`].
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The same for requests with bodies: it does not limit silence, whoever uses it watches the body.
+    pub(super) fn writing(&self) -> &Client {
+        &self.writing
+    }
+
+    /// A client for those that give out credentials of this process, where the environment says: nothing that comes from a
+    /// reference or an answer may be asked with it.
+    pub(super) fn authorities(&self) -> &Client {
+        self.border.clients.authorities()
     }
 
     /// Sends a request and follows where the answers lead. Each hop is judged as the first request is, and has to be allowed

@@ -241,7 +241,7 @@ fn url_of(base: &str, path: &str) -> String {
     let mut url = base.trim_end_matches('/').to_owned();
     for segment in path.split('/').filter(|segment| !segment.is_empty()) {
         url.push('/');
-        url.extend(percent_encoding::utf8_percent_encode(segment, super::object::SEGMENT));
+        url.extend(percent_encoding::utf8_percent_encode(segment, super::encoding::SEGMENT));
     }
     url
 }

@@ -7,7 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 /// `preheat` with nothing of the caller's own configuration.
 pub(crate) fn preheat() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_preheat"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PREHEAT_") || name.starts_with("AWS_")) {
+    let foreign = ["PREHEAT_", "AWS_", "GOOGLE_", "GCE_", "AZURE_", "STORAGE_EMULATOR_"];
+    for (name, _) in std::env::vars().filter(|(name, _)| foreign.iter().any(|prefix| name.starts_with(prefix))) {
         command.env_remove(name);
     }
     if super::searched() {

@@ -1,5 +1,9 @@
 //! What every kind of origin must do, as one public suite: a new kind is a new row in the table that runs it.
 
+mod writing;
+
+pub use writing::{Digests, writing};
+
 use futures_util::TryStreamExt;
 
 use crate::base::ErrorKind;

@@ -1,6 +1,10 @@
 //! Local directories and files. A link whose target leaves the directory is refused by name: what is fetched through a daemon
 //! must not reach what its caller could not name.
 
+mod sink;
+
+pub(super) use self::sink::FileSink;
+
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::ops::Range;
