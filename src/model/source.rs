@@ -38,6 +38,8 @@ pub struct RemoteFile {
     pub declared: Vec<Declared>,
     /// The BLAKE3 root, where a manifest at the source names it.
     pub blake3: Option<Hash>,
+    /// Where the source keeps the file's outboard, as a locator. `None`: it keeps none, or the file has a single group.
+    pub outboard: Option<String>,
 }
 
 /// A reference resolved at its origin, before any body byte moves.

@@ -14,6 +14,7 @@ mod http;
 mod hub;
 mod object;
 mod own;
+mod published;
 mod range;
 mod selected;
 

@@ -15,7 +15,7 @@ use super::index::Home;
 use super::journal;
 use super::space::cost;
 use super::{BlobHold, Inner, Reservation, StoreError};
-use crate::digest::{Algorithm, Declared, GroupCv, Hash, group_count, group_cv, group_range, merge_root};
+use crate::digest::{Algorithm, Declared, GroupCv, Hash, Outboard, group_count, group_cv, group_range, merge_root};
 use crate::model::FlightKey;
 use crate::sys::durable::{preallocate, sync_data, sync_directory};
 use crate::sys::mutant::mutant;
@@ -141,15 +141,49 @@ impl Partial {
     /// # Errors
     /// `NoSpace`, I/O, `Halted`, or `Misuse` for a wrong length.
     pub fn write_group(&self, index: u64, bytes: &[u8]) -> Result<GroupCv, StoreError> {
+        let cv = self.hash_group(index, bytes)?;
+        self.put_group(index, bytes)?;
+        Ok(cv)
+    }
+
+    /// The same, but only if the group has this chaining value; `None`: it has another, and nothing is written.
+    ///
+    /// # Errors
+    /// As [`Partial::write_group`].
+    pub fn write_proved(&self, index: u64, expected: GroupCv, bytes: &[u8]) -> Result<Option<GroupCv>, StoreError> {
+        let cv = self.hash_group(index, bytes)?;
+        if cv != expected && !mutant("wrong_group_written") {
+            return Ok(None);
+        }
+        self.put_group(index, bytes)?;
+        Ok(Some(cv))
+    }
+
+    fn hash_group(&self, index: u64, bytes: &[u8]) -> Result<GroupCv, StoreError> {
         self.inner.check_writable()?;
         let range = group_range(self.size, index);
         if index >= group_count(self.size) || bytes.len() as u64 != range.end - range.start {
             let detail = format!("group {index} of {} bytes was given {} bytes", self.size, bytes.len());
             return Err(StoreError::Misuse { detail, blob: None });
         }
-        let cv = group_cv(self.size, index, bytes);
-        self.inner.note(pwrite_all(&self.data, bytes, range.start).at("write partial", &self.directory))?;
-        Ok(cv)
+        Ok(group_cv(self.size, index, bytes))
+    }
+
+    fn put_group(&self, index: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let start = group_range(self.size, index).start;
+        self.inner.note(pwrite_all(&self.data, bytes, start).at("write partial", &self.directory))
+    }
+
+    /// Drops received groups that the outboard does not know, so that they are missing again: they came before anybody could
+    /// prove them. Their lines in the journal are superseded when they arrive once more; until then they are dropped again.
+    pub fn hold_against(&self, outboard: &Outboard) {
+        let mut state = self.state();
+        let State { cvs, durable, .. } = &mut *state;
+        for (index, (slot, durable)) in (0_u64..).zip(cvs.iter_mut().zip(durable)) {
+            if slot.is_some() && *slot != outboard.group(index) {
+                (*slot, *durable) = (None, false);
+            }
+        }
     }
 
     /// Marks consecutive written groups as received.

@@ -7,5 +7,6 @@ mod cli;
 mod conformance;
 mod golden;
 mod hub;
+mod proof;
 mod support;
 mod transfer;
