@@ -26,6 +26,8 @@ pub(super) enum Verb {
     Fetch(FetchArgs),
     /// Ask a node to have a model ready before it is needed.
     Prewarm(PrewarmArgs),
+    /// Publish a directory into a bucket or another directory, provable group by group.
+    Push(PushArgs),
     /// Write the manifest of a directory to stdout.
     Manifest(ManifestArgs),
     /// Hash everything in a store and compare.
@@ -146,6 +148,24 @@ pub(super) struct PrewarmArgs {
     #[command(flatten)]
     pub(super) daemon: DaemonArgs,
     /// Print the job as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PushArgs {
+    /// Directory of the model.
+    pub(super) directory: PathBuf,
+    /// Where to: s3://bucket/prefix, gs://, az://, file:///dir; `?include=GLOB&exclude=GLOB` selects files as for a fetch.
+    pub(super) destination: String,
+    /// Overwrite another model that is published there; over the same one, send all of it again, which mends what a fetch has
+    /// found wrong.
+    #[arg(long)]
+    pub(super) replace: bool,
+    /// Send nothing; say what would be sent.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// End with one JSON object on stdout.
     #[arg(long)]
     pub(super) json: bool,
 }

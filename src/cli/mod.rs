@@ -15,6 +15,7 @@ mod node_stream;
 mod place;
 mod prewarm;
 mod progress;
+mod push;
 mod serve;
 mod target;
 mod verify;
@@ -59,6 +60,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Serve(args) => serve::run(args),
         Verb::Fetch(args) => block_on(fetch::run(args)),
         Verb::Prewarm(args) => block_on(prewarm::run(args)),
+        Verb::Push(args) => block_on(push::run(args)),
         Verb::Manifest(args) => manifest::run(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Models(args) => block_on(models::run(args)),

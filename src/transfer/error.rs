@@ -69,7 +69,7 @@ pub enum TransferError {
     /// A group is not what the outboard at the origin proves that it must be.
     #[error(
         "{file} is corrupt: group {group} (bytes {start} to {end}) is not what its origin's manifest says, however often it is \
-         asked for; all else that arrived is kept: publish the file again, then fetch again"
+         asked for; all else that arrived is kept: publish the file again (`preheat push --replace`), then fetch again"
     )]
     WrongGroup {
         /// The file.

@@ -8,5 +8,6 @@ mod conformance;
 mod golden;
 mod hub;
 mod proof;
+mod push;
 mod support;
 mod transfer;
