@@ -28,6 +28,8 @@ pub(super) enum Verb {
     Prewarm(PrewarmArgs),
     /// Publish a directory into a bucket or another directory, provable group by group.
     Push(PushArgs),
+    /// Take a directory, or a snapshot of a Hugging Face cache, into a store without a download.
+    Import(ImportArgs),
     /// Write the manifest of a directory to stdout.
     Manifest(ManifestArgs),
     /// Hash everything in a store and compare.
@@ -165,6 +167,21 @@ pub(super) struct PushArgs {
     /// Send nothing; say what would be sent.
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// End with one JSON object on stdout.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// Directory of the model; `models--ORG--NAME/snapshots/COMMIT` is known for what it is.
+    pub(super) directory: PathBuf,
+    /// The reference that it is the model of: a later fetch of that asks nobody. `?include=GLOB` as for a fetch.
+    #[arg(long = "as", value_name = "REF")]
+    pub(super) reference: Option<String>,
+    /// Store to take it into; no daemon may run on it.
+    #[arg(long, env = "PREHEAT_ROOT", value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
     /// End with one JSON object on stdout.
     #[arg(long)]
     pub(super) json: bool,

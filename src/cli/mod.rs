@@ -9,6 +9,7 @@ mod error;
 mod fetch;
 mod gc;
 mod hash_file;
+mod import;
 mod manifest;
 mod models;
 mod node_stream;
@@ -61,6 +62,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Fetch(args) => block_on(fetch::run(args)),
         Verb::Prewarm(args) => block_on(prewarm::run(args)),
         Verb::Push(args) => block_on(push::run(args)),
+        Verb::Import(args) => block_on(import::run(args)),
         Verb::Manifest(args) => manifest::run(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Models(args) => block_on(models::run(args)),

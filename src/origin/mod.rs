@@ -10,6 +10,7 @@ mod config;
 pub mod conformance;
 mod encoding;
 mod file;
+mod held;
 mod http;
 mod hub;
 mod object;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 pub use client::install_tls_provider;
 pub use config::{Config, Listing, ListingError};
 pub use file::list_directory;
+pub use held::{Held, Snapshot};
 pub use own::own_credential;
 
 use self::allow::AllowList;

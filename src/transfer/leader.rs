@@ -145,10 +145,11 @@ impl Leader {
         if let Some(outboard) = &outboard {
             partial.hold_against(outboard);
         }
+        let absent: u64 = partial.missing().iter().map(|run| bytes_of(run, size)).sum();
+        self.flight.flow.verified(size - absent);
+        let (partial, outboard) = self.share(partial, outboard).await?;
         let (partial, users) = (Arc::new(partial), TaskTracker::new());
         let missing = partial.missing();
-        let absent: u64 = missing.iter().map(|run| bytes_of(run, size)).sum();
-        self.flight.flow.verified(size - absent);
         let of = Use::new(Arc::clone(&partial), users.token());
         let crcs = Crcs::new(size, &remote.declared);
         let sink = Arc::new(LargeSink::new(of, crcs, outboard, group_count(size), &missing));
@@ -165,6 +166,36 @@ impl Leader {
         users.wait().await;
         let Some(partial) = Arc::into_inner(partial) else { return Err(defect("a partial is still in use").into()) };
         self.conclude(partial, outcome).await
+    }
+
+    /// Takes the bytes from a file of this machine, where the origin knows one and the file system can share blocks.
+    async fn share(
+        &self,
+        partial: Partial,
+        outboard: Option<Outboard>,
+    ) -> Result<(Partial, Option<Outboard>), TransferError> {
+        let Errand { remote, origin, .. } = self.flight.errand.clone();
+        let (path, flow) = (remote.path.clone(), Arc::clone(&self.flight.flow));
+        let share = move |_: &_| {
+            let mut problem = None;
+            match origin.local(&remote) {
+                Ok(None) => {}
+                Ok(Some(file)) => {
+                    let shared = partial.share(&file, outboard.as_ref(), &|bytes| flow.verified(bytes))?;
+                    // What was shared before a change that is seen now may be either version.
+                    problem = if shared { origin.local(&remote).err() } else { None };
+                }
+                Err(error) => problem = Some(error),
+            }
+            Ok((partial, outboard, problem))
+        };
+        match self.gear.ask(&path, share).await? {
+            (partial, outboard, None) => Ok((partial, outboard)),
+            (partial, _, Some(error)) => {
+                self.gear.ask(&path, move |_| partial.discard()).await?;
+                Err(TransferError::source(&path, error))
+            }
+        }
     }
 
     /// Turns a partial that nobody uses any more into what the outcome says.

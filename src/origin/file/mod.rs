@@ -40,7 +40,7 @@ pub(super) struct FileOrigin {
 
 /// What changes when a file does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+pub(super) struct Stamp {
     inode: u64,
     size: u64,
     modified: (i64, i64),
@@ -50,7 +50,7 @@ struct Stamp {
 // === impl Stamp ===
 
 impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
+    pub(super) fn of(metadata: &Metadata) -> Self {
         Self {
             inode: metadata.ino(),
             size: metadata.len(),
@@ -68,7 +68,7 @@ pub fn list_directory(directory: &Path) -> Result<Vec<FilePath>, SourceError> {
     Ok(walk(directory, super::Config::default().files_max)?.into_iter().map(|(path, _)| path).collect())
 }
 
-fn walk(directory: &Path, files_max: usize) -> Result<Vec<(FilePath, Metadata)>, SourceError> {
+pub(super) fn walk(directory: &Path, files_max: usize) -> Result<Vec<(FilePath, Metadata)>, SourceError> {
     let root = directory.canonicalize().map_err(|error| io(directory, &error))?;
     let (mut found, mut waiting) = (Vec::new(), vec![(root.clone(), 0)]);
     while let Some((folder, depth)) = waiting.pop() {
@@ -108,7 +108,7 @@ fn walk(directory: &Path, files_max: usize) -> Result<Vec<(FilePath, Metadata)>,
     Ok(found)
 }
 
-fn io(path: &Path, error: &std::io::Error) -> SourceError {
+pub(super) fn io(path: &Path, error: &std::io::Error) -> SourceError {
     let what = path.display().to_string();
     match error.kind() {
         std::io::ErrorKind::NotFound => SourceError::NotFound { what },
@@ -132,6 +132,11 @@ impl FileOrigin {
             }
         };
         Ok(Self { files_max, anonymous })
+    }
+
+    /// With the rights of this process.
+    pub(super) fn own(files_max: usize) -> Self {
+        Self { files_max, anonymous: false }
     }
 
     /// What is at the place of a reference, with the time of each file's last change.
@@ -203,7 +208,7 @@ struct Found {
     selection: Selection,
 }
 
-fn validator(stamp: &Stamp) -> Validator {
+pub(super) fn validator(stamp: &Stamp) -> Validator {
     let Stamp { inode, modified, changed, .. } = stamp;
     Validator::Strong(format!("{inode}:{}.{}:{}.{}", modified.0, modified.1, changed.0, changed.1))
 }
@@ -243,6 +248,13 @@ impl RangeSource for FileOrigin {
             }
         });
         Ok(RangeBody { start, ignores_ranges: false, stream: stream.boxed() })
+    }
+
+    fn local(&self, file: &RemoteFile) -> Result<Option<File>, SourceError> {
+        let path = PathBuf::from(&file.locator);
+        let opened = File::open(&path).map_err(|error| io(&path, &error))?;
+        check(&opened, &path, file.size, &file.validator)?;
+        Ok(Some(opened))
     }
 }
 
@@ -287,7 +299,7 @@ fn check(file: &File, path: &Path, size: u64, planned: &Validator) -> Result<(),
     Err(SourceError::Changed { what: path.display().to_string() })
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
 ) -> Result<T, SourceError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
