@@ -232,6 +232,28 @@ async fn an_interrupted_push_ends_clean_and_goes_on() {
     assert_eq!(rig.pushed(&[]).await["uploaded_bytes"], 0);
 }
 
+/// What every kind of bucket must do, in an environment that leads to it: a push, a second one that finds everything there, and a
+/// pull that is proved by the manifest.
+pub(crate) fn pushes(destination: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let files = with_more(model(9, 2, LARGE));
+    write(&files, &directory.path().join("m"));
+    let run = |arguments: &[&str]| {
+        let ours = std::env::vars().filter(|(name, _)| name.starts_with("AZURE_") || name.starts_with("STORAGE_"));
+        let output = preheat().envs(ours).args(arguments).arg("--json").output().unwrap();
+        assert_eq!(code(&output), 0, "{arguments:?}: {}", stderr(&output));
+        json(&output)
+    };
+    let first = run(&["push", &at("m"), destination]);
+    assert!(first["uploaded_bytes"].as_u64().unwrap() > total(&files));
+    let again = run(&["push", &at("m"), destination]);
+    assert_eq!((again["uploaded_bytes"].as_u64(), again["skipped_files"].as_u64()), (Some(0), first["files"].as_u64()));
+    let pulled = run(&["fetch", destination, "--direct", "--to", &at("pulled")]);
+    assert_eq!(pulled["revision"], format!("manifest:{}", manifest(&files).digest()));
+    assert_eq!(read(&directory.path().join("pulled")), files);
+}
+
 #[test]
 fn a_directory_is_pushed_to_a_directory_and_mended() {
     let directory = tempfile::tempdir().unwrap();
