@@ -94,7 +94,7 @@ fn a_snapshot_becomes_the_model_that_the_hub_would_have_given() {
     assert_eq!(imported["manifest"], manifest(&rig.files).digest().to_string());
     // On a file system that can share blocks it is less.
     assert!(imported["copied_bytes"].as_u64().unwrap() <= total(&rig.files));
-    assert_eq!(read(Path::new(imported["path"].as_str().unwrap())), rig.files);
+    assert!(read(Path::new(imported["path"].as_str().unwrap())) == rig.files, "other bytes");
     let fetched = rig.run(HUB, &["fetch", &reference, "--direct"]);
     assert_eq!(code(&fetched), 0, "nobody is asked: {}", stderr(&fetched));
     assert_eq!((&json(&fetched)["origin_bytes"], &json(&fetched)["path"]), (&0.into(), &imported["path"]));
