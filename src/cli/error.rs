@@ -7,6 +7,7 @@ use crate::base::ErrorKind;
 use crate::doors::client::ClientError;
 use crate::doors::{BindError, ConfigError};
 use crate::model::source::SourceError;
+use crate::placement::PlacementError;
 use crate::store::StoreError;
 use crate::transfer::TransferError;
 
@@ -35,6 +36,7 @@ pub(super) fn kind_of(error: &anyhow::Error) -> ErrorKind {
     for link in error.chain() {
         let kind = told::<CliError>(link, |error| error.kind)
             .or_else(|| told::<StoreError>(link, StoreError::kind))
+            .or_else(|| told::<PlacementError>(link, PlacementError::kind))
             .or_else(|| told::<TransferError>(link, TransferError::kind))
             .or_else(|| told::<SourceError>(link, SourceError::kind))
             .or_else(|| told::<ClientError>(link, ClientError::kind))

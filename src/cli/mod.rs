@@ -16,6 +16,7 @@ mod fetch;
 mod follow;
 mod gc;
 mod hash_file;
+mod import;
 mod job;
 mod man;
 mod manifest;
@@ -26,6 +27,7 @@ mod pin;
 mod place;
 mod prewarm;
 mod progress;
+mod push;
 mod screen;
 mod serve;
 mod status;
@@ -83,6 +85,8 @@ fn run(cli: Cli, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Verb::Cancel(args) => block_on(until_interrupted(cancel::run(args))),
         Verb::Pin(args) => block_on(until_interrupted(pin::run(args))),
         Verb::Models(args) => block_on(until_interrupted(models::run(args))),
+        Verb::Push(args) => block_on(push::run(args)),
+        Verb::Import(args) => block_on(import::run(args)),
         Verb::Manifest(args) => manifest::run(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Gc(args) => block_on(gc::run(args)),

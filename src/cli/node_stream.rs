@@ -179,6 +179,7 @@ impl Origin for NodeSource {
                 validator: Validator::Strong(entry.blake3.to_string()),
                 declared: Vec::new(),
                 blake3: Some(entry.blake3),
+                outboard: None,
             })
             .collect();
         Ok(Resolution {

@@ -4,9 +4,13 @@
 mod group;
 mod hash;
 mod origin;
+mod outboard;
+mod running;
 mod verified;
 
 pub use group::{GROUP_BYTES, GroupCv, group_count, group_cv, group_range, merge_root};
 pub use hash::{Hash, HashParseError};
 pub use origin::{Algorithm, Declared, OriginVerified};
+pub use outboard::Outboard;
+pub use running::Running;
 pub use verified::{Verified, WrongBytes};

@@ -117,6 +117,13 @@ pub(super) const SIZE_LIMIT: u64 = 1 << 53;
 /// Most per-tensor digests in one manifest.
 pub(super) const TENSOR_LIMIT: usize = 1_000_000;
 
+/// Where the outboard of a blob is, in a directory of outboards at an origin: under the blob's name, so that equal files share it
+/// and a new manifest never makes an old one wrong.
+#[must_use]
+pub fn outboard_path(directory: &FilePath, blob: &Hash) -> Option<FilePath> {
+    FilePath::new(format!("{directory}/{blob}")).ok()
+}
+
 /// The JSON document. Field order is the canonical order.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -151,6 +158,9 @@ impl ManifestEntry {
 impl Manifest {
     /// The name under which an origin publishes a manifest beside its files.
     pub const FILE_NAME: &str = "preheat-manifest.json";
+
+    /// The directory of outboards that `push` makes beside it.
+    pub const OUTBOARDS: &str = "preheat-outboards";
 
     /// Checks and sorts `files`.
     ///
@@ -231,6 +241,12 @@ impl Manifest {
     #[must_use]
     pub fn files(&self) -> &[ManifestEntry] {
         &self.files
+    }
+
+    /// The same manifest, naming a directory of outboards; the digest stays.
+    #[must_use]
+    pub fn with_outboards(self, directory: FilePath) -> Self {
+        Self { outboards: Some(directory), ..self }
     }
 
     /// Directory at the origin that holds the files' outboards, relative to the manifest; not in the digest.

@@ -16,7 +16,7 @@ pub mod tensor;
 pub use credential::{Credential, Rights, Secret};
 pub use facts::{FileFacts, ModelRecord, OriginFacts, Provenance};
 pub use key::{FlightKey, ModelId, Tenant, alias_name};
-pub use manifest::{DOCUMENT_LIMIT, Kind, Manifest, ManifestEntry, ManifestError, TensorDigest};
+pub use manifest::{DOCUMENT_LIMIT, Kind, Manifest, ManifestEntry, ManifestError, TensorDigest, outboard_path};
 pub use path::{FilePath, PathError};
 pub use reference::{OriginId, Reference, ReferenceError, Scheme, Selection};
 pub use revision::{Revision, RevisionError};

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::FilePath;
 use super::source::{SourceError, Validator};
-use crate::digest::Declared;
+use crate::digest::{Declared, Hash};
 
 /// What an object is to hold.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub enum Content {
         path: PathBuf,
         /// How long it was when it was hashed. Another length now is [`SourceError::Changed`].
         size: u64,
+        /// What it hashed to, to be kept with the object where the kind of place can.
+        blake3: Option<Hash>,
     },
 }
 
@@ -43,6 +45,8 @@ pub struct Stored {
     pub validator: Validator,
     /// Digests of the whole object that the place declares. Empty: none.
     pub declared: Vec<Declared>,
+    /// What whoever wrote it said that it hashes to. Not the place's own word: it has checked nothing.
+    pub said: Option<Hash>,
 }
 
 /// The outcome of [`Sink::put`].
@@ -68,6 +72,10 @@ pub trait Sink: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `Denied` if it may not be asked, `NotFound` for a bucket that does not exist, or what the place says.
     async fn head(&self, path: &FilePath) -> Result<Option<Stored>, SourceError>;
+
+    /// The locator of `path`, as the reading half of this kind of origin has it in
+    /// [`RemoteFile`](super::source::RemoteFile): what was written can be read back.
+    fn locator(&self, path: &FilePath) -> String;
 
     /// Writes `path`. Nobody ever sees half of it: it appears whole or not at all, and stays what it was until then. What
     /// fails for a moment is tried again inside, part by part.

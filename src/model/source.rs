@@ -1,6 +1,7 @@
 //! The one narrow port through which bytes arrive from elsewhere. Origins implement it, and so do peers, which is why it
 //! stands on this floor and not beside either.
 
+use std::fs::File;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub struct RemoteFile {
     pub declared: Vec<Declared>,
     /// The BLAKE3 root, where a manifest at the source names it.
     pub blake3: Option<Hash>,
+    /// Where the source keeps the file's outboard, as a locator. `None`: it keeps none, or the file has a single group.
+    pub outboard: Option<String>,
 }
 
 /// A reference resolved at its origin, before any body byte moves.
@@ -148,6 +151,16 @@ pub trait RangeSource: Send + Sync + std::fmt::Debug {
     /// Opens `range` of `file` at the version that planning pinned. The implementation checks status, Content-Range,
     /// length and validator, and answers [`SourceError::Changed`] rather than bytes of another version.
     async fn open(&self, file: &RemoteFile, range: Range<u64>) -> Result<RangeBody, SourceError>;
+
+    /// A file of this machine that is `file` at the version that planning pinned: where the file system can, its blocks are
+    /// shared instead of copied, and then checked as if they had arrived. `None`: elsewhere. Blocking.
+    ///
+    /// # Errors
+    /// `Changed`, or what opening it says.
+    fn local(&self, file: &RemoteFile) -> Result<Option<File>, SourceError> {
+        let _ = file;
+        Ok(None)
+    }
 }
 
 /// A place where references are resolved.

@@ -6,6 +6,7 @@
 //! `(secret)`, as they are and as an echo may encode them. What no list can know is the part of [`super::excerpt`].
 
 use std::borrow::Cow;
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -91,6 +92,10 @@ impl RangeSource for Discreet<dyn Origin> {
         let stream = stream.map(move |piece| piece.map_err(|error| secrets.mask(error))).boxed();
         Ok(RangeBody { start, ignores_ranges, stream })
     }
+
+    fn local(&self, file: &RemoteFile) -> Result<Option<File>, SourceError> {
+        self.inner.local(file).map_err(|error| self.secrets.mask(error))
+    }
 }
 
 #[async_trait]
@@ -106,6 +111,10 @@ impl Origin for Discreet<dyn Origin> {
 
 #[async_trait]
 impl Sink for Discreet<dyn Sink> {
+    fn locator(&self, path: &FilePath) -> String {
+        self.inner.locator(path)
+    }
+
     async fn head(&self, path: &FilePath) -> Result<Option<Stored>, SourceError> {
         self.inner.head(path).await.map_err(|error| self.secrets.mask(error))
     }

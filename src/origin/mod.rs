@@ -11,11 +11,13 @@ mod egress;
 mod encoding;
 mod excerpt;
 mod file;
+mod held;
 mod http;
 mod hub;
 mod object;
 mod own;
 mod pause;
+mod published;
 mod range;
 mod selected;
 
@@ -24,6 +26,7 @@ use std::sync::Arc;
 pub use config::{Config, Listing, ListingError};
 pub use egress::install_tls_provider;
 pub use file::list_directory;
+pub use held::{Held, Snapshot};
 pub use own::own_credential;
 use url::Url;
 

@@ -1,8 +1,9 @@
 //! From what an origin has to what is wanted of it: the same step for every kind.
 
 use super::SourceError;
+use crate::digest::group_count;
 use crate::model::source::{RemoteFile, Resolution, Validator};
-use crate::model::{FilePath, Manifest, OriginId, Revision, Selection, select};
+use crate::model::{FilePath, Manifest, OriginId, Revision, Selection, outboard_path, select};
 
 /// One file as an origin lists it, with its path at the origin.
 #[derive(Clone, Debug)]
@@ -32,6 +33,7 @@ pub(super) fn choose(what: &str, listed: Vec<Listed>, selection: &Selection) -> 
                 validator: file.validator,
                 declared: Vec::new(),
                 blake3: None,
+                outboard: None,
             })
         })
         .collect())
@@ -50,13 +52,13 @@ pub(super) fn resolution(origin: OriginId, files: Vec<RemoteFile>) -> Resolution
     Resolution { origin, revision, files, manifest: None }
 }
 
-/// The resolution of a manifest that the origin publishes; `locate` finds a path's place at the origin.
+/// The resolution of a manifest that the origin publishes; `locate` finds a path's place at the origin, if it is there.
 pub(super) fn of_manifest(
     what: &str,
     origin: OriginId,
     manifest: &Manifest,
     selection: &Selection,
-    locate: impl Fn(&FilePath) -> String,
+    locate: impl Fn(&FilePath) -> Option<String>,
 ) -> Result<Resolution, SourceError> {
     let listed = manifest
         .files()
@@ -64,9 +66,9 @@ pub(super) fn of_manifest(
         .map(|entry| Listed {
             path: entry.path.clone(),
             size: entry.size,
-            locator: locate(&entry.path),
+            locator: entry.path.to_string(),
             // Nothing pins bytes better than their digest.
-            validator: Validator::Strong(format!("blake3:{}", entry.blake3)),
+            validator: Validator::Strong(format!("{BY_DIGEST}{}", entry.blake3)),
         })
         .collect();
     let mut files = choose(what, listed, selection)?;
@@ -75,8 +77,27 @@ pub(super) fn of_manifest(
         .restrict(|path| selection.strip(path).filter(|path| taken.contains(path)))
         .map_err(|error| SourceError::Protocol { what: what.to_owned(), detail: error.to_string() })?;
     for (file, entry) in files.iter_mut().zip(restricted.files()) {
+        let at_origin = FilePath::new(file.locator.as_str()).ok();
+        file.locator = at_origin
+            .as_ref()
+            .and_then(&locate)
+            .ok_or_else(|| SourceError::NotFound { what: format!("{}, which {what} names,", file.locator) })?;
         file.blake3 = Some(entry.blake3);
+        if let Some(directory) = manifest.outboards().filter(|_| group_count(entry.size) > 1) {
+            file.outboard = outboard_path(directory, &entry.blake3).as_ref().and_then(&locate);
+        }
     }
     let revision = Some(Revision::Manifest(restricted.digest()));
     Ok(Resolution { origin, revision, files, manifest: Some(restricted) })
+}
+
+/// Begins the validator of a file that is pinned by its digest and not by what the origin says of it.
+const BY_DIGEST: &str = "blake3:";
+
+/// What of a validator is the origin's own word, to be held against its answers.
+pub(super) fn by_origin(validator: &Validator) -> Validator {
+    match validator {
+        Validator::Strong(text) if text.starts_with(BY_DIGEST) => Validator::None,
+        other => other.clone(),
+    }
 }

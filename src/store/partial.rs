@@ -15,8 +15,11 @@ use super::index::Home;
 use super::journal;
 use super::space::cost;
 use super::{BlobHold, Inner, Reservation, StoreError};
-use crate::digest::{Algorithm, Declared, GroupCv, Hash, group_count, group_cv, group_range, merge_root};
+use crate::digest::{
+    Algorithm, Declared, GROUP_BYTES, GroupCv, Hash, Outboard, group_count, group_cv, group_range, merge_root,
+};
 use crate::model::FlightKey;
+use crate::sys::copy::reflink;
 use crate::sys::durable::{preallocate, sync_data, sync_directory};
 use crate::sys::mutant::mutant;
 use crate::sys::read_write::{pread_exact, pwrite_all};
@@ -141,15 +144,80 @@ impl Partial {
     /// # Errors
     /// `NoSpace`, I/O, `Halted`, or `Misuse` for a wrong length.
     pub fn write_group(&self, index: u64, bytes: &[u8]) -> Result<GroupCv, StoreError> {
+        let cv = self.hash_group(index, bytes)?;
+        self.put_group(index, bytes)?;
+        Ok(cv)
+    }
+
+    /// The same, but only if the group has this chaining value; `None`: it has another, and nothing is written.
+    ///
+    /// # Errors
+    /// As [`Partial::write_group`].
+    pub fn write_proved(&self, index: u64, expected: GroupCv, bytes: &[u8]) -> Result<Option<GroupCv>, StoreError> {
+        let cv = self.hash_group(index, bytes)?;
+        if cv != expected {
+            return Ok(None);
+        }
+        self.put_group(index, bytes)?;
+        Ok(Some(cv))
+    }
+
+    /// Shares the blocks of a file of this machine, if nothing has arrived yet, and marks the groups of it that are what `outboard`
+    /// says. `progress` is told of their bytes. False where the file system cannot share, or the file has another length.
+    ///
+    /// # Errors
+    /// As for writing.
+    pub fn share(
+        &self,
+        source: &File,
+        outboard: Option<&Outboard>,
+        progress: &dyn Fn(u64),
+    ) -> Result<bool, StoreError> {
+        self.inner.check_writable()?;
+        let fits = source.metadata().is_ok_and(|metadata| metadata.len() == self.size);
+        let untouched = self.state().cvs.iter().all(Option::is_none);
+        if !fits || !untouched || !reflink(source, &self.data) {
+            return Ok(false);
+        }
+        let mut buffer = vec![0; GROUP_BYTES.min(self.size) as usize];
+        for index in 0..group_count(self.size) {
+            let range = group_range(self.size, index);
+            let bytes = &mut buffer[..(range.end - range.start) as usize];
+            self.read_at(range.start, bytes)?;
+            let cv = group_cv(self.size, index, bytes);
+            if outboard.is_none_or(|outboard| outboard.group(index) == Some(cv)) {
+                self.received(index, &[cv])?;
+                progress(range.end - range.start);
+            }
+        }
+        Ok(true)
+    }
+
+    fn hash_group(&self, index: u64, bytes: &[u8]) -> Result<GroupCv, StoreError> {
         self.inner.check_writable()?;
         let range = group_range(self.size, index);
         if index >= group_count(self.size) || bytes.len() as u64 != range.end - range.start {
             let detail = format!("group {index} of {} bytes was given {} bytes", self.size, bytes.len());
             return Err(StoreError::Misuse { detail, blob: None });
         }
-        let cv = group_cv(self.size, index, bytes);
-        self.inner.note(pwrite_all(&self.data, bytes, range.start).at("write partial", &self.directory))?;
-        Ok(cv)
+        Ok(group_cv(self.size, index, bytes))
+    }
+
+    fn put_group(&self, index: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let start = group_range(self.size, index).start;
+        self.inner.note(pwrite_all(&self.data, bytes, start).at("write partial", &self.directory))
+    }
+
+    /// Drops received groups that the outboard does not know, so that they are missing again: they came before anybody could
+    /// prove them. Their lines in the journal are superseded when they arrive once more; until then they are dropped again.
+    pub fn hold_against(&self, outboard: &Outboard) {
+        let mut state = self.state();
+        let State { cvs, durable, .. } = &mut *state;
+        for (index, (slot, durable)) in (0_u64..).zip(cvs.iter_mut().zip(durable)) {
+            if slot.is_some() && *slot != outboard.group(index) {
+                (*slot, *durable) = (None, false);
+            }
+        }
     }
 
     /// Marks consecutive written groups as received.

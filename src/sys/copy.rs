@@ -43,8 +43,13 @@ pub fn place(from: &Path, to: &Path, allow_link: bool, progress: &mut dyn FnMut(
     })
 }
 
+/// Makes `target` share the blocks of `source`, whatever it had before; false where the file system cannot.
+pub fn reflink(source: &File, target: &File) -> bool {
+    rustix::fs::ioctl_ficlone(target, source).is_ok()
+}
+
 fn copy_into(source: &File, target: &File, size: u64, progress: &mut dyn FnMut(u64)) -> io::Result<Placed> {
-    if rustix::fs::ioctl_ficlone(target, source).is_ok() {
+    if reflink(source, target) {
         progress(size);
         return Ok(Placed::Reflink);
     }

@@ -8,9 +8,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use crc_fast::CrcAlgorithm;
-use sha2::Digest;
 
-use crate::digest::{Algorithm, Declared, GROUP_BYTES, Hash, group_count, group_range};
+use crate::digest::{Declared, GROUP_BYTES, Hash, Running, group_count, group_range};
 use crate::store::{Partial, StoreError};
 
 /// Bytes that are not what they were declared to be.
@@ -38,33 +37,10 @@ pub(super) struct Sequence {
     pub(super) position: u64,
 }
 
-enum Running {
-    Sha256(sha2::Sha256),
-    Sha1(sha1::Sha1),
-    Md5(md5::Md5),
-}
-
 /// Read back at once: fits the second-level cache of a core, and a call a group costs nothing beside hashing it.
 const STRIDE: usize = 256 * 1024;
 
 // === shared ===
-
-fn crc_of(algorithm: Algorithm) -> Option<CrcAlgorithm> {
-    match algorithm {
-        Algorithm::Crc64nvme => Some(CrcAlgorithm::Crc64Nvme),
-        Algorithm::Crc32c => Some(CrcAlgorithm::Crc32Iscsi),
-        Algorithm::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
-        Algorithm::Sha256 | Algorithm::Sha1 | Algorithm::Md5 | Algorithm::GitSha1 => None,
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn crc_hex(algorithm: Algorithm, value: u64) -> String {
-    format!("{value:0width$x}", width = algorithm.hex_len())
-}
 
 fn compare(declared: &Declared, computed: String) -> Result<(), Mismatch> {
     if declared.hex.eq_ignore_ascii_case(&computed) {
@@ -89,15 +65,9 @@ pub(super) fn check_whole(bytes: &[u8], declared: &[Declared], expected: Option<
         check_root(Some(expected), Hash::of(bytes))?;
     }
     for one in declared {
-        let computed = match Running::new(one.algorithm, bytes.len() as u64) {
-            Some(mut running) => {
-                running.update(bytes);
-                running.finish()
-            }
-            None => crc_of(one.algorithm)
-                .map_or_else(String::new, |crc| crc_hex(one.algorithm, crc_fast::checksum(crc, bytes))),
-        };
-        compare(one, computed)?;
+        let mut running = Running::new(one.algorithm, bytes.len() as u64);
+        running.update(bytes);
+        compare(one, running.finish())?;
     }
     Ok(())
 }
@@ -109,7 +79,7 @@ impl Crcs {
         let groups = usize::try_from(group_count(size)).unwrap_or(usize::MAX);
         let tables = declared
             .iter()
-            .filter_map(|one| Some((one.clone(), crc_of(one.algorithm)?, Mutex::new(vec![None; groups]))))
+            .filter_map(|one| Some((one.clone(), one.algorithm.crc()?, Mutex::new(vec![None; groups]))))
             .collect();
         Self { size, tables }
     }
@@ -144,7 +114,7 @@ impl Crcs {
                 };
                 whole = crc_fast::checksum_combine(*crc, whole, value, length);
             }
-            if let Err(mismatch) = compare(declared, crc_hex(declared.algorithm, whole)) {
+            if let Err(mismatch) = compare(declared, declared.algorithm.crc_hex(whole)) {
                 return Ok(Err(mismatch));
             }
         }
@@ -157,8 +127,11 @@ impl Crcs {
 impl Sequence {
     /// `None` if nothing sequential is declared.
     pub(super) fn new(size: u64, declared: &[Declared]) -> Option<Self> {
-        let running: Vec<_> =
-            declared.iter().filter_map(|one| Some((one.clone(), Running::new(one.algorithm, size)?))).collect();
+        let running: Vec<_> = declared
+            .iter()
+            .filter(|one| one.algorithm.crc().is_none())
+            .map(|one| (one.clone(), Running::new(one.algorithm, size)))
+            .collect();
         (!running.is_empty()).then_some(Self { running, position: 0 })
     }
 
@@ -184,43 +157,10 @@ impl Sequence {
     }
 }
 
-// === impl Running ===
-
-impl Running {
-    fn new(algorithm: Algorithm, size: u64) -> Option<Self> {
-        match algorithm {
-            Algorithm::Sha256 => Some(Self::Sha256(sha2::Sha256::new())),
-            Algorithm::Sha1 => Some(Self::Sha1(sha1::Sha1::new())),
-            Algorithm::GitSha1 => {
-                let mut hasher = sha1::Sha1::new();
-                hasher.update(format!("blob {size}\0"));
-                Some(Self::Sha1(hasher))
-            }
-            Algorithm::Md5 => Some(Self::Md5(md5::Md5::new())),
-            Algorithm::Crc64nvme | Algorithm::Crc32c | Algorithm::Crc32 => None,
-        }
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Sha256(hasher) => hasher.update(bytes),
-            Self::Sha1(hasher) => hasher.update(bytes),
-            Self::Md5(hasher) => hasher.update(bytes),
-        }
-    }
-
-    fn finish(self) -> String {
-        match self {
-            Self::Sha256(hasher) => hex(&hasher.finalize()),
-            Self::Sha1(hasher) => hex(&hasher.finalize()),
-            Self::Md5(hasher) => hex(&hasher.finalize()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Algorithm;
 
     fn declared(algorithm: Algorithm, hex: &str) -> Declared {
         Declared { algorithm, hex: hex.to_owned() }
@@ -254,7 +194,7 @@ mod tests {
         let size = 3 * GROUP_BYTES + 12_345;
         let data: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
         for algorithm in [Algorithm::Crc32c, Algorithm::Crc32, Algorithm::Crc64nvme] {
-            let crc = crc_of(algorithm).unwrap();
+            let crc = algorithm.crc().unwrap();
             let crcs = Crcs::new(size, &[declared(algorithm, "")]);
             for index in [2, 0, 3, 1] {
                 let range = group_range(size, index);

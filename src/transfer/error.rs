@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::digests::Mismatch;
 use crate::base::ErrorKind;
+use crate::digest::group_range;
 use crate::model::source::SourceError;
 use crate::model::tensor::TensorError;
 use crate::model::{FilePath, IndexError, ManifestError, Revision};
@@ -64,6 +65,21 @@ pub enum TransferError {
         declared: String,
         /// Lower-case hex.
         computed: String,
+    },
+    /// A group is not what the outboard at the origin proves that it must be.
+    #[error(
+        "{file} is corrupt: group {group} (bytes {start} to {end}) is not what its origin's manifest says, however often it is \
+         asked for; all else that arrived is kept: publish the file again (`preheat push --replace`), then fetch again"
+    )]
+    WrongGroup {
+        /// The file.
+        file: FilePath,
+        /// Number of the group, from 0.
+        group: u64,
+        /// Its first byte.
+        start: u64,
+        /// One past its last byte.
+        end: u64,
     },
     /// A file ends in `.safetensors` and is none.
     #[error("{file} is not valid safetensors: {source}; the file at the origin is broken, publish it again")]
@@ -136,7 +152,7 @@ impl TransferError {
             Self::Store { source, .. } => source.kind(),
             Self::OtherRevision { .. } => ErrorKind::NotFound,
             Self::Changing { .. } => ErrorKind::Conflict,
-            Self::WrongDigest { .. } | Self::Tensors { .. } => ErrorKind::Corrupt,
+            Self::WrongDigest { .. } | Self::WrongGroup { .. } | Self::Tensors { .. } => ErrorKind::Corrupt,
             Self::MissingShard { .. } => ErrorKind::NotFound,
             Self::Index { .. } | Self::List { .. } => ErrorKind::Invalid,
             Self::Cancelled => ErrorKind::Cancelled,
@@ -155,6 +171,11 @@ impl TransferError {
     pub(super) fn wrong_digest(file: &FilePath, mismatch: Mismatch) -> Self {
         let Mismatch { algorithm, declared, computed } = mismatch;
         Self::WrongDigest { file: file.clone(), algorithm, declared, computed }
+    }
+
+    pub(super) fn wrong_group(file: &FilePath, size: u64, group: u64) -> Self {
+        let range = group_range(size, group);
+        Self::WrongGroup { file: file.clone(), group, start: range.start, end: range.end }
     }
 
     pub(super) fn remedy(&self) -> Remedy {

@@ -37,6 +37,8 @@ pub(super) struct Flight {
     pub(super) errand: Errand,
     /// Its name in the schedule.
     pub(super) file: FileId,
+    /// That of its outboard.
+    pub(super) outboard: FileId,
     pub(super) flow: Arc<Flow>,
     pub(super) reservation: Arc<Reservation>,
     pub(super) interest: watch::Sender<Interest>,
@@ -226,6 +228,7 @@ impl Flights {
         let flight = Arc::new(Flight {
             errand,
             file: FileId(id),
+            outboard: FileId(self.next.fetch_add(1, Ordering::Relaxed)),
             flow: Arc::default(),
             reservation,
             interest: watch::Sender::new(interest),

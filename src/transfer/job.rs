@@ -266,8 +266,16 @@ impl Job<'_> {
             (content, held, outcome)
         };
         let mut arriving: FuturesUnordered<_> = sources.into_iter().map(wait).collect();
+        let mut wrong = None;
         while let Some((content, held, outcome)) = arriving.next().await {
-            let hold = outcome?;
+            let hold = match outcome {
+                // Everything else is needed as soon as the origin is mended: then fetching again costs what was wrong.
+                Err(error @ TransferError::WrongGroup { .. }) if !indexes.contains(&content) => {
+                    wrong.get_or_insert(error);
+                    continue;
+                }
+                outcome => outcome?,
+            };
             self.look_into(content, &hold, contents).await?;
             if indexes.contains(&content) {
                 unread -= 1;
@@ -281,7 +289,7 @@ impl Job<'_> {
             (0..files).for_each(|_| progress.file_done());
             contents.holds[content] = Some(hold);
         }
-        Ok(())
+        wrong.map_or(Ok(()), Err)
     }
 
     /// Checks what a file says about itself and about others.

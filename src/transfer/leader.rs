@@ -12,13 +12,13 @@ use super::digests::{self, Crcs, Mismatch, Sequence};
 use super::flight::{Errand, Flight, Flights};
 use super::gear::Gear;
 use super::pump::{FileSource, Pump};
-use super::schedule::{NewFile, Outcome, Shape};
-use super::sink::{LargeSink, Sink, SmallSink, Use};
+use super::schedule::{FileId, NewFile, Outcome, Shape};
+use super::sink::{LargeSink, OutboardSink, Sink, SmallSink, Use};
 use super::{Priority, TransferError};
 use crate::base::lifecycle::supervise;
-use crate::digest::{GROUP_BYTES, group_count};
+use crate::digest::{GROUP_BYTES, Hash, Outboard, group_count};
 use crate::model::FlightKey;
-use crate::model::source::RemoteFile;
+use crate::model::source::{RemoteFile, Validator};
 use crate::store::{BlobHold, Partial, StoreError};
 use crate::sys::mutant::mutant;
 use crate::telemetry::metrics::Which;
@@ -51,6 +51,8 @@ struct Fetching<'a> {
     answer: oneshot::Receiver<Outcome<TransferError>>,
 }
 
+/// Longest outboard that is held in memory: of a file of 512 GiB. Files beyond are checked at the end.
+const OUTBOARD_BYTES: u64 = 16 << 20;
 /// How often the need for a sync is looked at.
 const SYNC_CHECK: Duration = Duration::from_millis(500);
 
@@ -111,7 +113,9 @@ impl Leader {
             return Ok(hold);
         }
         let key = self.flight.errand.key_for_store(number);
-        if remote.size <= self.gear.small_bytes { self.small(key).await } else { self.large(key).await }
+        // A small file that came wrong comes again group by group, where that can tell which one it is.
+        let whole = remote.size <= self.gear.small_bytes && (number == 0 || remote.outboard.is_none());
+        if whole { self.small(key).await } else { self.large(key).await }
     }
 
     async fn small(&self, key: FlightKey) -> Result<BlobHold, Short> {
@@ -124,8 +128,8 @@ impl Leader {
             stored: std::sync::OnceLock::new(),
         });
         let new = self.new_file(Shape::Whole, std::iter::once(0..group_count(remote.size)).collect());
-        let answer = self.pump.add(new, self.source(Sink::Small(Arc::clone(&sink)))).await;
-        match self.outcome(answer).await {
+        let answer = self.pump.add(new, self.source(remote, Sink::Small(Arc::clone(&sink)))).await;
+        match self.outcome(self.flight.file, answer).await {
             Outcome::Done => sink.stored.get().cloned().ok_or_else(|| defect("stored nothing").into()),
             Outcome::Failed(error @ TransferError::WrongDigest { .. }) => Err(Short::Mismatched(error)),
             Outcome::Failed(error) | Outcome::Broken(error) => Err(Short::Failed(error)),
@@ -136,16 +140,22 @@ impl Leader {
     async fn large(&self, key: FlightKey) -> Result<BlobHold, Short> {
         let remote = Arc::clone(&self.flight.errand.remote);
         let (size, reservation) = (remote.size, Arc::clone(&self.flight.reservation));
+        let outboard = self.outboard().await?;
         let partial = self.gear.ask(&remote.path, move |store| store.begin(key, size, &reservation)).await?;
+        if let Some(outboard) = &outboard {
+            partial.hold_against(outboard);
+        }
+        let absent: u64 = partial.missing().iter().map(|run| bytes_of(run, size)).sum();
+        self.flight.flow.verified(size - absent);
+        let (partial, outboard) = self.share(partial, outboard).await?;
         let (partial, users) = (Arc::new(partial), TaskTracker::new());
         let missing = partial.missing();
-        let absent: u64 = missing.iter().map(|run| bytes_of(run, size)).sum();
-        self.flight.flow.verified(size - absent);
         let of = Use::new(Arc::clone(&partial), users.token());
         let crcs = Crcs::new(size, &remote.declared);
-        let sink = Arc::new(LargeSink::new(of, crcs, group_count(size), &missing));
+        let sink = Arc::new(LargeSink::new(of, crcs, outboard, group_count(size), &missing));
         let shape = if self.flight.errand.is_steady() { Shape::Ranges } else { Shape::Sequential };
-        let answer = self.pump.add(self.new_file(shape, missing), self.source(Sink::Large(Arc::clone(&sink)))).await;
+        let answer =
+            self.pump.add(self.new_file(shape, missing), self.source(&remote, Sink::Large(Arc::clone(&sink)))).await;
         let fetching = Fetching { leader: self, sink, answer };
         let outcome = Box::pin(fetching.run()).await;
         if outcome.is_err() {
@@ -156,6 +166,36 @@ impl Leader {
         users.wait().await;
         let Some(partial) = Arc::into_inner(partial) else { return Err(defect("a partial is still in use").into()) };
         self.conclude(partial, outcome).await
+    }
+
+    /// Takes the bytes from a file of this machine, where the origin knows one and the file system can share blocks.
+    async fn share(
+        &self,
+        partial: Partial,
+        outboard: Option<Outboard>,
+    ) -> Result<(Partial, Option<Outboard>), TransferError> {
+        let Errand { remote, origin, .. } = self.flight.errand.clone();
+        let (path, flow) = (remote.path.clone(), Arc::clone(&self.flight.flow));
+        let share = move |_: &_| {
+            let mut problem = None;
+            match origin.local(&remote) {
+                Ok(None) => {}
+                Ok(Some(file)) => {
+                    let shared = partial.share(&file, outboard.as_ref(), &|bytes| flow.verified(bytes))?;
+                    // What was shared before a change that is seen now may be either version.
+                    problem = if shared { origin.local(&remote).err() } else { None };
+                }
+                Err(error) => problem = Some(error),
+            }
+            Ok((partial, outboard, problem))
+        };
+        match self.gear.ask(&path, share).await? {
+            (partial, outboard, None) => Ok((partial, outboard)),
+            (partial, _, Some(error)) => {
+                self.gear.ask(&path, move |_| partial.discard()).await?;
+                Err(TransferError::source(&path, error))
+            }
+        }
     }
 
     /// Turns a partial that nobody uses any more into what the outcome says.
@@ -185,25 +225,29 @@ impl Leader {
     }
 
     /// Waits for the schedule, and takes the file out of it when nobody waits for it any more.
-    async fn outcome(&self, mut answer: oneshot::Receiver<Outcome<TransferError>>) -> Outcome<TransferError> {
+    async fn outcome(
+        &self,
+        file: FileId,
+        mut answer: oneshot::Receiver<Outcome<TransferError>>,
+    ) -> Outcome<TransferError> {
         let gone = || Outcome::Failed(defect("the schedule is gone"));
         tokio::select! {
             outcome = &mut answer => return outcome.unwrap_or_else(|_| gone()),
-            () = self.abandoned() => {}
+            () = self.abandoned(file) => {}
         }
-        self.pump.remove(self.flight.file).await;
+        self.pump.remove(file).await;
         answer.await.unwrap_or_else(|_| gone())
     }
 
     /// Returns when nobody has waited for the flight for a while, or the process ends. Meanwhile it tells the schedule who waits.
-    async fn abandoned(&self) {
+    async fn abandoned(&self, file: FileId) {
         let mut interest = self.flight.interest.subscribe();
         let mut class = None;
         loop {
             let now = interest.borrow_and_update().class();
             if let Some(now) = now.filter(|now| class != Some(*now)) {
                 class = Some(now);
-                self.pump.reclass(self.flight.file, now).await;
+                self.pump.reclass(file, now).await;
             }
             let linger = async {
                 match now {
@@ -238,10 +282,34 @@ impl Leader {
         }
     }
 
-    fn source(&self, sink: Sink) -> FileSource {
-        let Errand { origin, remote, .. } = &self.flight.errand;
+    fn source(&self, remote: &Arc<RemoteFile>, sink: Sink) -> FileSource {
         let class: Priority = self.flight.class();
-        FileSource::new(Arc::clone(origin), Arc::clone(remote), sink, Arc::clone(&self.flight.flow), class)
+        let origin = Arc::clone(&self.flight.errand.origin);
+        FileSource::new(origin, Arc::clone(remote), sink, Arc::clone(&self.flight.flow), class)
+    }
+
+    /// The file's outboard, where the origin keeps one that proves itself. Without it, bytes are checked when all are here.
+    async fn outboard(&self) -> Result<Option<Outboard>, TransferError> {
+        let remote = &self.flight.errand.remote;
+        let Some((wanted, root)) = outboard_of(remote) else { return Ok(None) };
+        let sink = Arc::new(OutboardSink { size: remote.size, root, come: std::sync::OnceLock::new() });
+        let groups = group_count(wanted.size);
+        let new = NewFile {
+            id: self.flight.outboard,
+            groups,
+            ..self.new_file(Shape::Whole, std::iter::once(0..groups).collect())
+        };
+        let answer = self.pump.add(new, self.source(&Arc::new(wanted), Sink::Outboard(Arc::clone(&sink)))).await;
+        let why = match self.outcome(self.flight.outboard, answer).await {
+            Outcome::Done => match sink.come.get() {
+                Some(Ok(outboard)) => return Ok(Some(outboard.clone())),
+                _ => "it does not prove the digest of the manifest".to_owned(),
+            },
+            Outcome::Failed(error) | Outcome::Broken(error) => error.to_string(),
+            Outcome::Removed => return Err(TransferError::Cancelled),
+        };
+        tracing::warn!(file = %remote.path, why, "the outboard at the origin is of no use: bytes are checked at the end only");
+        Ok(None)
     }
 }
 
@@ -253,7 +321,7 @@ impl Fetching<'_> {
         let Self { leader, sink, answer } = self;
         let sequence = Sequence::new(leader.flight.errand.remote.size, &leader.flight.errand.remote.declared);
         let arriving = async {
-            match leader.outcome(answer).await {
+            match leader.outcome(leader.flight.file, answer).await {
                 Outcome::Done => Ok(()),
                 Outcome::Failed(error) => Err(Short::Failed(error)),
                 Outcome::Broken(error) => Err(Short::Broken(error)),
@@ -347,6 +415,15 @@ impl From<TransferError> for Short {
     fn from(error: TransferError) -> Self {
         Self::Failed(error)
     }
+}
+
+/// What to ask for to have the outboard of a file, and the root that it has to prove.
+fn outboard_of(remote: &RemoteFile) -> Option<(RemoteFile, Hash)> {
+    let (locator, root) = (remote.outboard.clone()?, remote.blake3?);
+    let size = Outboard::length(remote.size);
+    let mut wanted = RemoteFile { size, locator, validator: Validator::None, outboard: None, ..remote.clone() };
+    (wanted.declared, wanted.blake3) = (Vec::new(), None);
+    (size <= OUTBOARD_BYTES).then_some((wanted, root))
 }
 
 /// Makes what has arrived last, then lets go of it.

@@ -224,6 +224,7 @@ mod tests {
             validator: Validator::Strong("1".to_owned()),
             declared: Vec::new(),
             blake3: None,
+            outboard: None,
         }
     }
 

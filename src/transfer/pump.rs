@@ -51,6 +51,7 @@ enum Message {
     Reclass(FileId, Priority),
     Answered(PartId),
     Arrived(PartId, Range<u64>),
+    Wrong(PartId, u64, TransferError),
     Ended(PartId, PartEnd<TransferError>),
 }
 
@@ -146,6 +147,11 @@ impl Reporter {
     pub(super) async fn arrived(&self, part: PartId, groups: Range<u64>) {
         let _ = self.messages.send(Message::Arrived(part, groups)).await;
     }
+
+    /// A group came, and is not what it must be.
+    pub(super) async fn wrong(&self, part: PartId, group: u64, error: TransferError) {
+        let _ = self.messages.send(Message::Wrong(part, group, error)).await;
+    }
 }
 
 // === impl Work ===
@@ -183,6 +189,7 @@ impl Work {
             }
             Message::Answered(part) => self.decide(Event::Answered { part }),
             Message::Arrived(part, groups) => self.decide(Event::Arrived { part, groups }),
+            Message::Wrong(part, group, error) => self.decide(Event::Wrong { part, group, error }),
             Message::Ended(part, end) => {
                 self.parts.remove(&part);
                 if let PartEnd::Failed(error, remedy) = &end

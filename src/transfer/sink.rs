@@ -6,9 +6,9 @@ use tokio::sync::watch;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::digests::Crcs;
-use crate::digest::{Declared, Hash};
+use crate::digest::{Declared, GroupCv, Hash, Outboard, WrongBytes};
 use crate::model::FlightKey;
-use crate::store::{BlobHold, Partial, Reservation};
+use crate::store::{BlobHold, Partial, Reservation, StoreError};
 
 /// A partial in use by several tasks. Who counts the tokens knows when nobody uses it any more; so the partial is let go
 /// first (fields drop in order), and cannot be had without its token: a closure takes along the fields that it names only.
@@ -23,6 +23,8 @@ pub(super) struct Use {
 pub(super) struct LargeSink {
     pub(super) of: Use,
     pub(super) crcs: Crcs,
+    /// What every group must be, where the origin can prove it.
+    outboard: Option<Outboard>,
     front: Mutex<Front>,
     /// Groups on disk without a gap from the first.
     pub(super) contiguous: watch::Sender<u64>,
@@ -46,11 +48,22 @@ pub(super) struct SmallSink {
     pub(super) stored: OnceLock<BlobHold>,
 }
 
-/// Either.
+/// An outboard, believed only once it proves itself.
+#[derive(Debug)]
+pub(super) struct OutboardSink {
+    /// Size and root of the file that it is of.
+    pub(super) size: u64,
+    pub(super) root: Hash,
+    /// Set when it has come.
+    pub(super) come: OnceLock<Result<Outboard, WrongBytes>>,
+}
+
+/// One of them.
 #[derive(Clone, Debug)]
 pub(super) enum Sink {
     Large(Arc<LargeSink>),
     Small(Arc<SmallSink>),
+    Outboard(Arc<OutboardSink>),
 }
 
 // === impl Use ===
@@ -72,7 +85,13 @@ impl std::ops::Deref for Use {
 // === impl LargeSink ===
 
 impl LargeSink {
-    pub(super) fn new(of: Use, crcs: Crcs, groups: u64, missing: &[std::ops::Range<u64>]) -> Self {
+    pub(super) fn new(
+        of: Use,
+        crcs: Crcs,
+        outboard: Option<Outboard>,
+        groups: u64,
+        missing: &[std::ops::Range<u64>],
+    ) -> Self {
         let mut here = vec![true; usize::try_from(groups).unwrap_or(usize::MAX)];
         for run in missing {
             here[run.start as usize..run.end as usize].fill(false);
@@ -80,7 +99,19 @@ impl LargeSink {
         let mut front = Front { here, contiguous: 0 };
         front.advance();
         let contiguous = watch::Sender::new(front.contiguous as u64);
-        Self { of, crcs, front: Mutex::new(front), contiguous }
+        Self { of, crcs, outboard, front: Mutex::new(front), contiguous }
+    }
+
+    /// Hashes and writes one group. `None`: it is not what it must be, and is not written. Blocking.
+    pub(super) fn write(&self, group: u64, bytes: &[u8]) -> Result<Option<GroupCv>, StoreError> {
+        let written = match self.outboard.as_ref().and_then(|outboard| outboard.group(group)) {
+            Some(expected) => self.of.write_proved(group, expected, bytes)?,
+            None => Some(self.of.write_group(group, bytes)?),
+        };
+        if written.is_some() {
+            self.crcs.update(group, bytes);
+        }
+        Ok(written)
     }
 
     /// Groups have been marked as received.

@@ -14,18 +14,20 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::digests;
-use super::error::TransferError;
+use super::error::{Remedy, TransferError};
 use super::gear::Gear;
 use super::pump::{FileSource, Reporter};
 use super::schedule::{Order, PartEnd};
-use super::sink::{LargeSink, Sink, SmallSink};
+use super::sink::{LargeSink, OutboardSink, Sink, SmallSink};
 use super::span::Span;
 use super::stall::Patience;
-use crate::digest::{GROUP_BYTES, GroupCv, group_range};
+use crate::base::ErrorKind;
+use crate::digest::{GROUP_BYTES, GroupCv, Outboard, group_range};
 use crate::model::source::{RangeBody, SourceError};
 use crate::store::StoreError;
 use crate::sys::hands::WorkPanicked;
 use crate::sys::mutant::mutant;
+use crate::telemetry::metrics::Which;
 
 /// A part under way.
 pub(super) struct Stream {
@@ -63,10 +65,12 @@ struct Writes {
     first: u64,
     cvs: Vec<GroupCv>,
     marked_at: Instant,
+    /// Groups that were not what they must be.
+    wrong: u32,
 }
 
 /// One group being hashed and written.
-type Write = JoinHandle<Result<Result<GroupCv, StoreError>, WorkPanicked>>;
+type Write = JoinHandle<Result<Result<Option<GroupCv>, StoreError>, WorkPanicked>>;
 
 /// Groups on their way to the disk for one connection: one is being written while the next waits for its thread.
 const UNDER_WAY: usize = 2;
@@ -75,6 +79,8 @@ const UNDER_WAY: usize = 2;
 const MARK_GROUPS: usize = 8;
 /// See [`MARK_GROUPS`].
 const MARK_TIME: Duration = Duration::from_secs(1);
+/// Wrong groups after which the rest of an answer is not waited for: one is an accident, two are another object.
+const WRONG_GROUPS: u32 = 2;
 /// What a body may take to say that it has ended. Without it the connection cannot be used again.
 const LAST_WORD: Duration = Duration::from_millis(100);
 
@@ -86,7 +92,15 @@ impl Stream {
     pub(super) async fn run(self) -> PartEnd<TransferError> {
         match self.file.sink.clone() {
             Sink::Large(sink) => self.large(sink).await,
-            Sink::Small(sink) => self.small(sink).await,
+            Sink::Small(sink) => ended(self.small(sink).await),
+            Sink::Outboard(sink) => match ended(self.outboard(sink).await) {
+                // It only makes wrong bytes cheaper: not worth waiting long for.
+                PartEnd::Failed(error, Remedy::Retry) if error.kind() == ErrorKind::Timeout => {
+                    PartEnd::Failed(error, Remedy::GiveUp)
+                }
+                PartEnd::Failed(error, Remedy::Retry) => PartEnd::Failed(error, Remedy::RetryLittle),
+                end => end,
+            },
         }
     }
 
@@ -125,30 +139,20 @@ impl Stream {
             let mut buffer = self.unless_aborted(self.gear.buffers.acquire()).await?;
             self.fill(body, length, Some(&mut buffer[..length])).await?;
             writes.room(self).await.map_err(Left::Failed)?;
+            if writes.wrong >= WRONG_GROUPS {
+                return Err(Left::Aborted);
+            }
             let sink = Arc::clone(&writes.sink);
             let gear = Arc::clone(&self.gear);
-            let write = tokio::spawn(async move {
-                let work = move || {
-                    sink.crcs.update(group, &buffer[..length]);
-                    sink.of.write_group(group, &buffer[..length])
-                };
-                gear.write.run(work).await
-            });
+            let write = tokio::spawn(async move { gear.write.run(move || sink.write(group, &buffer[..length])).await });
             writes.under_way.push_back((group, write));
         }
         Ok(())
     }
 
-    async fn small(&self, sink: Arc<SmallSink>) -> PartEnd<TransferError> {
-        match self.small_inner(sink).await {
-            Ok(()) => PartEnd::Done,
-            Err(left) => left.into(),
-        }
-    }
-
-    async fn small_inner(&self, sink: Arc<SmallSink>) -> Result<(), Left> {
+    /// All bytes of a file that is held whole.
+    async fn whole(&self) -> Result<Vec<u8>, Left> {
         let size = self.file.remote.size;
-        let memory = self.unless_aborted(self.gear.small_memory(size)).await?;
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
         if size > 0 {
             let Some(mut body) = self.open(0).await? else { return Err(Left::Failed(self.wrong_start(0, 0))) };
@@ -156,6 +160,20 @@ impl Stream {
             self.fill(&mut body, length, Some(&mut bytes)).await?;
             let _ = tokio::time::timeout(LAST_WORD, body.stream.next()).await;
         }
+        Ok(bytes)
+    }
+
+    async fn outboard(&self, sink: Arc<OutboardSink>) -> Result<(), Left> {
+        let _memory = self.unless_aborted(self.gear.small_memory(self.file.remote.size)).await?;
+        let bytes = self.whole().await?;
+        let _ = sink.come.set(Outboard::parse(&bytes, sink.size, sink.root));
+        Ok(())
+    }
+
+    async fn small(&self, sink: Arc<SmallSink>) -> Result<(), Left> {
+        let size = self.file.remote.size;
+        let memory = self.unless_aborted(self.gear.small_memory(size)).await?;
+        let bytes = self.whole().await?;
         let (store, path) = (self.gear.store.clone(), self.file.remote.path.clone());
         let work = move || {
             let _memory = memory;
@@ -262,6 +280,16 @@ impl Stream {
         }
     }
 
+    /// Tells of a group that is not what it must be.
+    async fn wrong(&self, group: u64) {
+        let remote = &self.file.remote;
+        let error = TransferError::wrong_group(&remote.path, remote.size, group);
+        let range = group_range(remote.size, group);
+        tracing::warn!(file = %remote.path, group, start = range.start, end = range.end, "a wrong group came; it is asked for again");
+        self.gear.metrics.corrupt.get_or_create(&Which { which: "origin" }).inc();
+        self.reporter.wrong(self.order.part, group, error).await;
+    }
+
     fn failed(&self, error: SourceError) -> Left {
         Left::Failed(TransferError::source(&self.file.remote.path, error))
     }
@@ -271,6 +299,10 @@ impl Stream {
         let what = self.file.remote.locator.clone();
         TransferError::source(&self.file.remote.path, SourceError::Protocol { what, detail })
     }
+}
+
+fn ended(outcome: Result<(), Left>) -> PartEnd<TransferError> {
+    outcome.map_or_else(Into::into, |()| PartEnd::Done)
 }
 
 // === impl Left ===
@@ -291,7 +323,7 @@ impl From<Left> for PartEnd<TransferError> {
 
 impl Writes {
     fn new(sink: Arc<LargeSink>, size: u64, first: u64) -> Self {
-        Self { sink, size, under_way: VecDeque::new(), first, cvs: Vec::new(), marked_at: Instant::now() }
+        Self { sink, size, under_way: VecDeque::new(), first, cvs: Vec::new(), marked_at: Instant::now(), wrong: 0 }
     }
 
     /// Waits until another write may be begun.
@@ -319,6 +351,13 @@ impl Writes {
             Ok(Ok(Err(error))) => return Err(TransferError::store(&stream.file.remote.path, error)),
             Ok(Err(panicked)) => return Err(disk_defect(&panicked)),
             Err(error) => return Err(TransferError::Defect { task: "write", detail: error.to_string() }),
+        };
+        let Some(cv) = cv else {
+            // What came before it is told before it.
+            self.mark(stream).await?;
+            self.wrong += 1;
+            stream.wrong(group).await;
+            return Ok(());
         };
         if group != self.first + self.cvs.len() as u64 {
             self.mark(stream).await?;

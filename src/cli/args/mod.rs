@@ -38,6 +38,10 @@ pub(super) enum Verb {
     Pin(PinArgs),
     /// List the models of a store.
     Models(ModelsArgs),
+    /// Publish a directory into a bucket or another directory, provable group by group.
+    Push(PushArgs),
+    /// Take a directory, or a snapshot of a Hugging Face cache, into a store without a download.
+    Import(ImportArgs),
     /// Write the manifest of a directory to stdout.
     Manifest(ManifestArgs),
     /// Hash everything in a store and compare.
@@ -164,6 +168,39 @@ pub(super) struct FetchArgs {
     #[arg(long, conflicts_with = "daemon")]
     pub(super) direct: bool,
     /// Store to use without a daemon.
+    #[arg(long, env = "PREHEAT_ROOT", value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+    /// End with one JSON object on stdout.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PushArgs {
+    /// Directory of the model.
+    pub(super) directory: PathBuf,
+    /// Where to: s3://bucket/prefix, gs://, az://, file:///dir; `?include=GLOB&exclude=GLOB` selects files as for a fetch.
+    pub(super) destination: String,
+    /// Overwrite another model that is published there; over the same one, send all of it again, which mends what a fetch has
+    /// found wrong.
+    #[arg(long)]
+    pub(super) replace: bool,
+    /// Send nothing; say what would be sent.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// End with one JSON object on stdout.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// Directory of the model; `models--ORG--NAME/snapshots/COMMIT` is known for what it is.
+    pub(super) directory: PathBuf,
+    /// The reference that it is the model of: a later fetch of that asks nobody. `?include=GLOB` as for a fetch.
+    #[arg(long = "as", value_name = "REF")]
+    pub(super) reference: Option<String>,
+    /// Store to take it into; no daemon may run on it.
     #[arg(long, env = "PREHEAT_ROOT", value_name = "DIR")]
     pub(super) root: Option<PathBuf>,
     /// End with one JSON object on stdout.

@@ -32,7 +32,7 @@ pub async fn writing(sink: &dyn Sink, origin: &dyn Origin, reference: &Reference
     let local = directory.path().join("large");
     std::fs::write(&local, large).expect("a local file");
     let size = large.len() as u64;
-    let file = Content::File { path: local.clone(), size };
+    let file = Content::File { path: local.clone(), size, blake3: None };
     let small = |text: &'static str| Content::Bytes(text.as_bytes().into());
     let (told, sent) = counter();
     let put = async |at: &str, content: &Content, existing| {
@@ -80,7 +80,7 @@ pub async fn writing(sink: &dyn Sink, origin: &dyn Origin, reference: &Reference
     let file = race.files.iter().find(|file| file.path.as_str() == "race.json").expect("one of them is there");
     assert_eq!(read(origin, file, 0..5).await, won, "and its bytes are there");
 
-    let lies = Content::File { path: local, size: size + 1 };
+    let lies = Content::File { path: local, size: size + 1, blake3: None };
     let error = sink.put(&path("lies.json"), &lies, Existing::Keep, sent).await.expect_err("another size than hashed");
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     assert_eq!(sink.head(&path("lies.json")).await.expect("head"), None, "nothing of it is there");

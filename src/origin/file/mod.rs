@@ -16,7 +16,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use super::selected::{Listed, choose, resolution};
+use super::published;
+use super::selected::{Listed, by_origin, choose, resolution};
 use crate::base::units::MIB;
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError, Validator};
 use crate::model::{FilePath, OriginId, Reference, Revision, Rights, Selection};
@@ -39,7 +40,7 @@ pub(super) struct FileOrigin {
 
 /// What changes when a file does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+pub(super) struct Stamp {
     inode: u64,
     size: u64,
     modified: (i64, i64),
@@ -49,7 +50,7 @@ struct Stamp {
 // === impl Stamp ===
 
 impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
+    pub(super) fn of(metadata: &Metadata) -> Self {
         Self {
             inode: metadata.ino(),
             size: metadata.len(),
@@ -67,7 +68,7 @@ pub fn list_directory(directory: &Path) -> Result<Vec<FilePath>, SourceError> {
     Ok(walk(directory, super::Config::default().files_max)?.into_iter().map(|(path, _)| path).collect())
 }
 
-fn walk(directory: &Path, files_max: usize) -> Result<Vec<(FilePath, Metadata)>, SourceError> {
+pub(super) fn walk(directory: &Path, files_max: usize) -> Result<Vec<(FilePath, Metadata)>, SourceError> {
     let root = directory.canonicalize().map_err(|error| io(directory, &error))?;
     let (mut found, mut waiting) = (Vec::new(), vec![(root.clone(), 0)]);
     while let Some((folder, depth)) = waiting.pop() {
@@ -107,7 +108,7 @@ fn walk(directory: &Path, files_max: usize) -> Result<Vec<(FilePath, Metadata)>,
     Ok(found)
 }
 
-fn io(path: &Path, error: &std::io::Error) -> SourceError {
+pub(super) fn io(path: &Path, error: &std::io::Error) -> SourceError {
     let what = path.display().to_string();
     match error.kind() {
         std::io::ErrorKind::NotFound => SourceError::NotFound { what },
@@ -133,14 +134,20 @@ impl FileOrigin {
         Ok(Self { files_max, anonymous })
     }
 
-    fn resolve_now(&self, reference: &Reference) -> Result<Resolution, SourceError> {
+    /// With the rights of this process.
+    pub(super) fn own(files_max: usize) -> Self {
+        Self { files_max, anonymous: false }
+    }
+
+    /// What is at the place of a reference, with the time of each file's last change.
+    fn look(&self, reference: &Reference) -> Result<Found, SourceError> {
         let place = PathBuf::from(format!("/{}", reference.place));
         let metadata = std::fs::metadata(&place).map_err(|error| io(&place, &error))?;
-        let what = reference.base();
+        let directory = metadata.is_dir();
         if self.anonymous {
-            open_to_all(&place, metadata.is_dir())?;
+            open_to_all(&place, directory)?;
         }
-        let (found, base, selection) = if metadata.is_dir() {
+        let (found, base, selection) = if directory {
             (walk(&place, self.files_max)?, place.clone(), reference.selection.clone())
         } else {
             let name = place.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -159,31 +166,14 @@ impl FileOrigin {
                 }
             }
         }
-        let locator = |path: &FilePath| base.join(path).to_string_lossy().into_owned();
-        let stamps: HashMap<String, Stamp> =
-            found.iter().map(|(path, metadata)| (locator(path), Stamp::of(metadata))).collect();
-        let listed = found
-            .into_iter()
-            .map(|(path, metadata)| Listed {
-                locator: locator(&path),
-                path,
-                size: metadata.len(),
-                validator: validator(&Stamp::of(&metadata)),
-            })
-            .collect();
-        let mut resolution = resolution(OriginId::of(reference, None), choose(&what, listed, &selection)?);
-        // Inode and change time differ between nodes that have the same directory; size and modification time need not.
-        let times: Vec<(FilePath, u64, String)> = resolution
-            .files
-            .iter()
-            .filter_map(|file| {
-                let (seconds, nanoseconds) = stamps.get(&file.locator)?.modified;
-                Some((file.path.clone(), file.size, format!("{seconds}.{nanoseconds}")))
-            })
-            .collect();
-        resolution.revision =
-            Some(Revision::listing(times.iter().map(|(path, size, time)| (path, *size, time.as_str()))));
-        Ok(resolution)
+        let mut times = HashMap::new();
+        let mut listed = Vec::with_capacity(found.len());
+        for (path, metadata) in found {
+            let (locator, stamp) = (base.join(&path).to_string_lossy().into_owned(), Stamp::of(&metadata));
+            times.insert(locator.clone(), stamp.modified);
+            listed.push(Listed { locator, path, size: metadata.len(), validator: validator(&stamp) });
+        }
+        Ok(Found { directory, listed, times, selection })
     }
 }
 
@@ -209,7 +199,16 @@ fn not_for_all(path: &Path) -> SourceError {
     SourceError::Denied { what: path.display().to_string(), detail }
 }
 
-fn validator(stamp: &Stamp) -> Validator {
+/// A place in the file system.
+struct Found {
+    directory: bool,
+    listed: Vec<Listed>,
+    /// Modification time of each locator: seconds and nanoseconds.
+    times: HashMap<String, (i64, i64)>,
+    selection: Selection,
+}
+
+pub(super) fn validator(stamp: &Stamp) -> Validator {
     let Stamp { inode, modified, changed, .. } = stamp;
     Validator::Strong(format!("{inode}:{}.{}:{}.{}", modified.0, modified.1, changed.0, changed.1))
 }
@@ -250,25 +249,57 @@ impl RangeSource for FileOrigin {
         });
         Ok(RangeBody { start, ignores_ranges: false, stream: stream.boxed() })
     }
+
+    fn local(&self, file: &RemoteFile) -> Result<Option<File>, SourceError> {
+        let path = PathBuf::from(&file.locator);
+        let opened = File::open(&path).map_err(|error| io(&path, &error))?;
+        check(&opened, &path, file.size, &file.validator)?;
+        Ok(Some(opened))
+    }
 }
 
 #[async_trait]
 impl Origin for FileOrigin {
     async fn resolve(&self, reference: &Reference) -> Result<Resolution, SourceError> {
-        let (origin, reference) = (Self { files_max: self.files_max, anonymous: self.anonymous }, reference.clone());
-        blocking(move || origin.resolve_now(&reference)).await
+        let found = {
+            let (origin, reference) =
+                (Self { files_max: self.files_max, anonymous: self.anonymous }, reference.clone());
+            blocking(move || origin.look(&reference)).await?
+        };
+        let (what, origin) = (reference.base(), OriginId::of(reference, None));
+        if found.directory
+            && let Some(published) =
+                published::resolve(self, &what, origin.clone(), &found.listed, &found.selection).await?
+        {
+            return Ok(published);
+        }
+        let mut resolution = resolution(origin, choose(&what, found.listed, &found.selection)?);
+        // Inode and change time differ between nodes that have the same directory; size and modification time need not.
+        let times: Vec<(FilePath, u64, String)> = resolution
+            .files
+            .iter()
+            .filter_map(|file| {
+                let (seconds, nanoseconds) = found.times.get(&file.locator)?;
+                Some((file.path.clone(), file.size, format!("{seconds}.{nanoseconds}")))
+            })
+            .collect();
+        resolution.revision =
+            Some(Revision::listing(times.iter().map(|(path, size, time)| (path, *size, time.as_str()))));
+        Ok(resolution)
     }
 }
 
 fn check(file: &File, path: &Path, size: u64, planned: &Validator) -> Result<(), SourceError> {
     let now = Stamp::of(&file.metadata().map_err(|error| io(path, &error))?);
-    if now.size == size && validator(&now) == *planned {
+    // What is pinned by digest, or by nothing, is compared by whoever asks.
+    let pinned = matches!(by_origin(planned), Validator::Strong(_));
+    if now.size == size && (!pinned || validator(&now) == *planned) {
         return Ok(());
     }
     Err(SourceError::Changed { what: path.display().to_string() })
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
 ) -> Result<T, SourceError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {

@@ -38,13 +38,17 @@ impl Sink for FileSink {
         blocking(move || match fs::metadata(&target) {
             Ok(metadata) if metadata.is_file() => {
                 let stamp = Stamp::of(&metadata);
-                Ok(Some(Stored { size: stamp.size, validator: validator(&stamp), declared: Vec::new() }))
+                Ok(Some(Stored { size: stamp.size, validator: validator(&stamp), declared: Vec::new(), said: None }))
             }
             Ok(_) => Err(SourceError::Invalid { detail: format!("{} is not a file", target.display()) }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io(&target, &error)),
         })
         .await
+    }
+
+    fn locator(&self, path: &FilePath) -> String {
+        self.place.join(path).to_string_lossy().into_owned()
     }
 
     async fn put(
@@ -103,7 +107,7 @@ fn fill(directory: &Path, content: &Content, sent: &Sent) -> Result<PathBuf, Sou
             count(told);
             (path, sync_data(&file).map_err(|error| writing(directory, &error)))
         }
-        Content::File { path: source, size } => {
+        Content::File { path: source, size, .. } => {
             let changed = || SourceError::Changed { what: source.display().to_string() };
             let before = Stamp::of(&fs::metadata(source).map_err(|error| io(source, &error))?);
             if before.size != *size {

@@ -154,6 +154,7 @@ impl HttpOrigin {
             validator: head.validator,
             declared: head.declared,
             blake3: None,
+            outboard: None,
         };
         Ok(Some(resolution(OriginId::of(reference, None), vec![file])))
     }
@@ -198,7 +199,7 @@ impl Origin for HttpOrigin {
             let what = safe_text(&manifest_url);
             let manifest =
                 Manifest::parse(&json).map_err(|error| SourceError::Invalid { detail: format!("{what}: {error}") })?;
-            return of_manifest(&what, origin, &manifest, &reference.selection, locate);
+            return of_manifest(&what, origin, &manifest, &reference.selection, |path| Some(locate(path)));
         }
         let found = probe::files(self, reference, &locate).await?;
         let what = reference.base();

@@ -14,7 +14,7 @@ use reqwest::{Body, Method, Response, StatusCode};
 
 use super::explain::{self, Remedies};
 use super::outgoing::{Outgoing, Tally};
-use crate::digest::Declared;
+use crate::digest::{Declared, Hash};
 use crate::model::sink::{Existing, Put};
 use crate::model::source::{SourceError, Validator};
 use crate::origin::egress::Egress;
@@ -40,6 +40,11 @@ pub(super) trait Dialect: Send + Sync + fmt::Debug {
 
     /// What the headers of an object's answer say of it; an error says why such an object cannot be read.
     fn describe(&self, headers: &HeaderMap) -> Result<(Validator, Vec<Declared>), String>;
+
+    /// The header that keeps the BLAKE3 of an object with it. `None` where every object has a digest of the place's own.
+    fn name_header(&self) -> Option<&'static str> {
+        None
+    }
 
     /// Makes a request one for this version and no other.
     fn pin(&self, ask: Ask, validator: &Validator) -> Ask;
@@ -72,6 +77,8 @@ pub(super) struct Found {
     pub(super) size: u64,
     pub(super) validator: Validator,
     pub(super) declared: Vec<Declared>,
+    /// What its writer said that it hashes to.
+    pub(super) said: Option<Hash>,
 }
 
 /// One request.
@@ -205,7 +212,16 @@ impl Bucket {
             .dialect
             .describe(answer.headers())
             .map_err(|detail| SourceError::Invalid { detail: format!("{what} {detail}") })?;
-        Ok(Some(Found { size, validator, declared }))
+        let said = self.dialect.name_header().and_then(|name| answer.headers().get(name)?.to_str().ok()?.parse().ok());
+        Ok(Some(Found { size, validator, declared, said }))
+    }
+
+    /// Has what is written keep its BLAKE3, for whoever looks whether it is there.
+    pub(super) fn named(&self, ask: Ask, content: &Outgoing) -> Ask {
+        match self.dialect.name_header().zip(content.blake3) {
+            Some((header, blake3)) => ask.header(header, &blake3.to_string()),
+            None => ask,
+        }
     }
 
     /// What an answer that is no success means.

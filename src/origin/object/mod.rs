@@ -28,8 +28,9 @@ use reqwest::{Method, StatusCode};
 use self::bucket::{Ask, Bucket, Dialect};
 use super::Config;
 use super::egress::Egress;
+use super::published;
 use super::range::{Asked, body_of, range_header};
-use super::selected::{Listed, choose, resolution};
+use super::selected::{Listed, by_origin, choose, resolution};
 use crate::model::sink::Sink;
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError, Validator};
 use crate::model::{FilePath, OriginId, Reference, Rights, Scheme, Selection};
@@ -152,9 +153,10 @@ impl RangeSource for ObjectOrigin {
             return Ok(RangeBody { start: range.start, ignores_ranges: false, stream: stream::empty().boxed() });
         }
         let (bucket, what) = (&self.bucket, self.bucket.what(&file.locator));
+        let planned = by_origin(&file.validator);
         let wanted = range_header(&range);
         let ask = Ask::new(Method::GET, bucket.url(&file.locator), what.clone()).header("range", &wanted);
-        let answer = bucket.send(bucket.dialect.pin(ask, &file.validator)).await?;
+        let answer = bucket.send(bucket.dialect.pin(ask, &planned)).await?;
         // It was there when it was planned.
         if answer.status() == StatusCode::NOT_FOUND {
             return Err(SourceError::Changed { what });
@@ -164,13 +166,12 @@ impl RangeSource for ObjectOrigin {
         }
         // A server that does not know the condition still says which version it sends.
         let same = bucket.dialect.describe(answer.headers()).map_or(true, |(found, _)| {
-            found == file.validator
-                || !matches!((&found, &file.validator), (Validator::Strong(_), Validator::Strong(_)))
+            found == planned || !matches!((&found, &planned), (Validator::Strong(_), Validator::Strong(_)))
         });
         if !same {
             return Err(SourceError::Changed { what });
         }
-        let asked = Asked { what, range, size: file.size, validator: file.validator.clone(), stall: bucket.stall };
+        let asked = Asked { what, range, size: file.size, validator: planned.clone(), stall: bucket.stall };
         body_of(answer, asked).await
     }
 }
@@ -183,7 +184,11 @@ impl Origin for ObjectOrigin {
         if listed.is_empty() {
             return Ok(resolution(origin, self.single(reference).await?));
         }
-        let files = choose(&reference.base(), listed, &reference.selection)?;
+        let what = reference.base();
+        if let Some(published) = published::resolve(self, &what, origin.clone(), &listed, &reference.selection).await? {
+            return Ok(published);
+        }
+        let files = choose(&what, listed, &reference.selection)?;
         // The listing has no checksums. Asking for each also finds out early who may not read.
         let files: Vec<RemoteFile> = stream::iter(files)
             .map(|mut file| async move {

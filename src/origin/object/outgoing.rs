@@ -16,6 +16,7 @@ use crc_fast::CrcAlgorithm;
 use futures_util::{Stream, stream};
 use md5::Digest;
 
+use crate::digest::Hash;
 use crate::model::sink::{Content, Sent};
 use crate::model::source::SourceError;
 use crate::sys::read_write::pread_exact;
@@ -29,6 +30,8 @@ pub(super) struct Outgoing {
     bytes: Source,
     size: u64,
     sent: Sent,
+    /// What it hashed to, as far as that is known.
+    pub(super) blake3: Option<Hash>,
 }
 
 #[derive(Clone)]
@@ -51,7 +54,7 @@ impl Outgoing {
     pub(super) async fn open(content: &Content, sent: Sent) -> Result<Self, SourceError> {
         let bytes = match content {
             Content::Bytes(bytes) => Source::Memory(bytes.clone()),
-            Content::File { path, size } => {
+            Content::File { path, size, .. } => {
                 let (path, size) = (path.clone(), *size);
                 blocking(move || {
                     let file = File::open(&path).map_err(|error| local(&path, &error))?;
@@ -65,7 +68,11 @@ impl Outgoing {
                 .await?
             }
         };
-        Ok(Self { bytes, size: content.size(), sent })
+        let blake3 = match content {
+            Content::Bytes(bytes) => Some(Hash::of(bytes)),
+            Content::File { blake3, .. } => *blake3,
+        };
+        Ok(Self { bytes, size: content.size(), sent, blake3 })
     }
 
     pub(super) fn size(&self) -> u64 {

@@ -32,7 +32,16 @@ impl ObjectSink {
 impl Sink for ObjectSink {
     async fn head(&self, path: &FilePath) -> Result<Option<Stored>, SourceError> {
         let found = self.bucket.head(&self.key(path)).await?;
-        Ok(found.map(|found| Stored { size: found.size, validator: found.validator, declared: found.declared }))
+        Ok(found.map(|found| Stored {
+            size: found.size,
+            validator: found.validator,
+            declared: found.declared,
+            said: found.said,
+        }))
+    }
+
+    fn locator(&self, path: &FilePath) -> String {
+        self.key(path)
     }
 
     async fn put(

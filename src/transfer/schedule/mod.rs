@@ -13,11 +13,13 @@
 //!   lowered, and what it has claimed it finishes, so no byte is asked for twice.
 //! - **A failure** costs the part's unfinished groups and nothing else. Waiting is per range and, where the origin itself is in
 //!   trouble, for all its ranges together, with one connection trying first; that lasts until anything goes well.
+//! - **A wrong group** is asked for again by itself: see [`wrong`].
 
 mod lane;
 mod parts;
 #[cfg(test)]
 mod tests;
+mod wrong;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -81,6 +83,8 @@ pub(super) enum Event<E> {
     Answered { part: PartId },
     /// Groups of a part are on disk and marked.
     Arrived { part: PartId, groups: Range<u64> },
+    /// A group of a part has come, and is not what it must be.
+    Wrong { part: PartId, group: u64, error: E },
     /// The answer to [`Action::Shorten`]: the part now ends before group `end`.
     Shortened { part: PartId, end: u64 },
     /// A part has ended; everything that it brought has been reported.
@@ -231,6 +235,7 @@ impl<E: Clone + std::fmt::Debug> Schedule<E> {
             Event::Reclass(file, class) => self.reclass(file, class),
             Event::Answered { part } => self.answered(part),
             Event::Arrived { part, groups } => self.arrived(part, &groups),
+            Event::Wrong { part, group, error } => self.wrong(part, group, error, now, &mut actions),
             Event::Shortened { part, end } => self.shortened(part, end, now),
             Event::Ended { part, end } => self.ended(part, end, now, &mut actions),
             Event::Tick(received) => self.tick(&received, now),
@@ -403,12 +408,18 @@ impl<E: Clone + std::fmt::Debug> Schedule<E> {
         }
         for mut run in rest {
             (run.tries, run.contradictions) = (tries, contradictions);
-            file.waiting += 1;
-            self.next += 1;
-            self.waiting.insert((now + wait, self.next));
-            self.waiting_runs.insert(self.next, (id, run));
+            self.wait(id, run, now + wait);
         }
         self.settle(id, actions);
+    }
+
+    /// Keeps a range of a file back until `at`.
+    fn wait(&mut self, id: FileId, run: Run, at: Instant) {
+        let Some(file) = self.files.get_mut(&id) else { return };
+        file.waiting += 1;
+        self.next += 1;
+        self.waiting.insert((at, self.next));
+        self.waiting_runs.insert(self.next, (id, run));
     }
 
     fn tick(&mut self, received: &[(PartId, u64)], now: Instant) {
@@ -443,9 +454,10 @@ impl<E: Clone + std::fmt::Debug> Schedule<E> {
 
     /// After a part has gone: is the file finished, or is there more to ask for?
     fn settle(&mut self, id: FileId, actions: &mut Vec<Action<E>>) {
-        let Some(file) = self.files.get(&id) else { return };
+        let Some(file) = self.files.get_mut(&id) else { return };
         if file.parts.is_empty() && (file.ending.is_some() || file.left == 0) {
-            self.end(id, Outcome::Done, actions);
+            let outcome = file.wrong.take().map_or(Outcome::Done, Outcome::Failed);
+            self.end(id, outcome, actions);
         } else {
             self.enqueue(id, true);
         }

@@ -1,6 +1,6 @@
 //! Files and the parts of them that are being asked for.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,8 @@ pub(super) struct Run {
     pub(super) tries: u32,
     /// Answers in a row that contradicted the protocol.
     pub(super) contradictions: u32,
+    /// Answers whose bytes were not those of the group; a run with any is a single group.
+    pub(super) wrong: u32,
 }
 
 /// A file of the schedule.
@@ -37,6 +39,9 @@ pub(super) struct File<E> {
     pub(super) queued: Option<Priority>,
     /// Set when it is to end once its parts have.
     pub(super) ending: Option<Outcome<E>>,
+    /// Groups that came wrong too often, and the error of the first: told when nothing else is left to fetch.
+    pub(super) given_up: BTreeSet<u64>,
+    pub(super) wrong: Option<E>,
 }
 
 /// A request under way.
@@ -47,6 +52,7 @@ pub(super) struct Part {
     wanted: VecDeque<Range<u64>>,
     pub(super) tries: u32,
     pub(super) contradictions: u32,
+    pub(super) wrong: u32,
     pub(super) progress: bool,
     pub(super) opened_at: Instant,
     /// Bytes received, as of the last tick.
@@ -64,7 +70,7 @@ const LEAST_TIME: Duration = Duration::from_secs(1);
 
 impl Run {
     pub(super) fn new(groups: Range<u64>) -> Self {
-        Self { groups, tries: 0, contradictions: 0 }
+        Self { groups, tries: 0, contradictions: 0, wrong: 0 }
     }
 
     fn len(&self) -> u64 {
@@ -94,6 +100,8 @@ impl<E> File<E> {
             parts: Vec::new(),
             queued: None,
             ending: None,
+            given_up: BTreeSet::new(),
+            wrong: None,
         }
     }
 
@@ -139,6 +147,7 @@ impl Part {
             wanted: runs.iter().map(|run| run.groups.clone()).collect(),
             tries: runs.iter().map(|run| run.tries).max().unwrap_or(0),
             contradictions: runs.iter().map(|run| run.contradictions).max().unwrap_or(0),
+            wrong: runs.iter().map(|run| run.wrong).max().unwrap_or(0),
             progress: false,
             opened_at: now,
             received: 0,
@@ -168,6 +177,16 @@ impl Part {
         taken
     }
 
+    /// Takes out one group, which arrived and was wrong. False if it was not wanted.
+    pub(super) fn lose(&mut self, group: u64) -> bool {
+        let Some(at) = self.wanted.iter().position(|run| run.contains(&group)) else { return false };
+        let run = self.wanted[at].clone();
+        self.wanted[at] = run.start..group;
+        self.wanted.insert(at + 1, group + 1..run.end);
+        self.wanted.retain(|run| !run.is_empty());
+        true
+    }
+
     /// Ends it before group `end` and returns what it loses.
     pub(super) fn cut(&mut self, end: u64) -> Vec<Range<u64>> {
         let mut lost = Vec::new();
@@ -192,6 +211,7 @@ impl Part {
             groups: groups.clone(),
             tries: self.tries,
             contradictions: self.contradictions,
+            wrong: self.wrong,
         };
         self.wanted.iter().map(run).collect()
     }

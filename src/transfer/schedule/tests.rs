@@ -9,13 +9,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::base::units::MIB;
 
-type Act = Action<&'static str>;
+pub(super) type Act = Action<&'static str>;
 
-fn schedule(config: &Config) -> Schedule<&'static str> {
+pub(super) fn schedule(config: &Config) -> Schedule<&'static str> {
     Schedule::new(Limits { unknown: false, ..Limits::new(config) }, 1)
 }
 
-fn file(id: u64, groups: u64, shape: Shape) -> NewFile {
+pub(super) fn file(id: u64, groups: u64, shape: Shape) -> NewFile {
     let missing = std::iter::once(0..groups).filter(|run| !run.is_empty()).collect();
     NewFile {
         id: FileId(id),
@@ -28,11 +28,11 @@ fn file(id: u64, groups: u64, shape: Shape) -> NewFile {
     }
 }
 
-fn orders(actions: &[Act]) -> Vec<Order> {
+pub(super) fn orders(actions: &[Act]) -> Vec<Order> {
     actions.iter().filter_map(|act| if let Action::Open(order) = act { Some(order.clone()) } else { None }).collect()
 }
 
-fn closes(actions: &[Act]) -> Vec<(u64, Outcome<&'static str>)> {
+pub(super) fn closes(actions: &[Act]) -> Vec<(u64, Outcome<&'static str>)> {
     let close = |act: &Act| match act {
         Action::Close { file, outcome } => Some((file.0, outcome.clone())),
         _ => None,
@@ -40,7 +40,7 @@ fn closes(actions: &[Act]) -> Vec<(u64, Outcome<&'static str>)> {
     actions.iter().filter_map(close).collect()
 }
 
-fn seconds(n: f64) -> Duration {
+pub(super) fn seconds(n: f64) -> Duration {
     Duration::from_secs_f64(n)
 }
 
@@ -392,6 +392,7 @@ impl World {
                     assert!(seen.insert(group), "group {group} of {id:?} is in two places, one {what}");
                 }
             };
+            file.given_up.iter().for_each(|group| place(*group..*group + 1, "given up"));
             for run in &file.ready {
                 place(run.groups.clone(), "ready");
             }
@@ -447,6 +448,10 @@ impl World {
         stream.next += 1;
         stream.received += MIB;
         if stream.order.wanted.iter().any(|run| run.contains(&group)) {
+            if !calm && self.dice.below(100) == 0 {
+                self.send(Event::Wrong { part: id, group, error: "wrong" });
+                return;
+            }
             let fresh = self.arrived.entry(stream.order.file).or_default().insert(group);
             assert!(fresh, "group {group} arrived twice");
             self.send(Event::Arrived { part: id, groups: group..group + 1 });

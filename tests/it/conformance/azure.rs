@@ -74,6 +74,12 @@ async fn an_azure_server_conforms() {
 }
 
 #[tokio::test]
+async fn a_model_is_pushed_to_azure() {
+    let _server = with_container().await;
+    crate::push::pushes("az://models/team/pushed");
+}
+
+#[tokio::test]
 async fn an_azure_server_is_written_to() {
     let _server = with_container().await;
     writes("az://models/team/new", Digests::OfAll).await;

@@ -37,7 +37,7 @@ impl Sending {
     }
 
     async fn put(&self) -> Result<Put, SourceError> {
-        let content = Content::File { path: self.path(), size: self.bytes.len() as u64 };
+        let content = Content::File { path: self.path(), size: self.bytes.len() as u64, blake3: None };
         let told = Arc::clone(&self.told);
         let sent = Arc::new(move |bytes| {
             told.fetch_add(bytes, Ordering::Relaxed);

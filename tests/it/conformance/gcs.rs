@@ -56,6 +56,12 @@ async fn a_gcs_server_is_written_to() {
 }
 
 #[tokio::test]
+async fn a_model_is_pushed_to_gcs() {
+    let _server = with_bucket().await;
+    crate::push::pushes("gs://my_bucket.example/team/pushed");
+}
+
+#[tokio::test]
 async fn a_byte_that_changes_on_its_way_from_gcs_is_caught() {
     let server = with_bucket().await;
     let proxy = Proxy::before(&server.url).await;

@@ -6,6 +6,7 @@ pub(crate) mod hub;
 pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod proxy;
+pub(crate) mod s3;
 pub(crate) mod stub;
 pub(crate) mod web;
 

@@ -21,6 +21,8 @@ pub(crate) struct Asked {
     /// The how-manieth request for this path, from 1, HEAD not counted.
     pub(crate) number: usize,
     pub(crate) path: String,
+    /// The bytes asked for.
+    pub(crate) range: std::ops::Range<u64>,
 }
 
 /// What goes wrong with one answer.
@@ -159,7 +161,8 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Answer,
         *count += usize::from(get);
         *count
     };
-    let asked = Asked { number, path: path.clone() };
+    let (first, last) = range.unwrap_or((0, size));
+    let asked = Asked { number, path: path.clone(), range: first..last };
     let judge = state.fault.lock().unwrap().clone();
     let fault = judge.filter(|_| get).map(|judge| judge(&asked)).unwrap_or_default();
     if let Some(status) = fault.status {

@@ -159,6 +159,11 @@ impl Dialect for S3 {
         Ok((validator_of(headers), checksum::declared(headers)))
     }
 
+    // Many that speak like S3 keep no checksum of what comes in parts.
+    fn name_header(&self) -> Option<&'static str> {
+        Some("x-amz-meta-preheat-blake3")
+    }
+
     fn pin(&self, ask: Ask, validator: &Validator) -> Ask {
         match if_match(validator) {
             Some((name, value)) => ask.header(name, value),

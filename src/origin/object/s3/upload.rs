@@ -82,7 +82,7 @@ impl Upload<'_> {
         let size = self.content.size();
         let crc = self.crc(0..size).await?;
         self.conditionally(existing, || {
-            let ask = self.ask(Method::PUT, "").body(self.content, 0..size);
+            let ask = self.bucket.named(self.ask(Method::PUT, ""), self.content).body(self.content, 0..size);
             with_crc(ask, crc)
         })
         .await?
@@ -91,7 +91,7 @@ impl Upload<'_> {
 
     async fn in_parts(&self, existing: Existing) -> Result<Put, SourceError> {
         let answer = again(|| async {
-            let mut ask = self.ask(Method::POST, "uploads=");
+            let mut ask = self.bucket.named(self.ask(Method::POST, "uploads="), self.content);
             if self.checksums {
                 ask = ask.header("x-amz-checksum-algorithm", "CRC64NVME").header("x-amz-checksum-type", "FULL_OBJECT");
             }
