@@ -460,8 +460,10 @@ def suite(rng):
             done = subprocess.run(command, cwd=preheat.REPOSITORY, env=environment, stdout=out, stderr=out)
         lines = (left / "said").read_text(errors="replace").splitlines()
         failed = sorted({line.split()[-1] for line in lines if line.lstrip().startswith("FAIL [")})
-        check(done.returncode == 0, f"the tests pass with canaries{': not ' + ', '.join(failed) if done.returncode else ''}")
         found, size = search([left], needles, work)
+        if failed:
+            print(f"  {len(found)} hits in {size / 1e9:.2f} GB")
+        check(done.returncode == 0, f"the tests pass with canaries{': not ' + ', '.join(failed) if done.returncode else ''}")
         if mutant:
             check(found, f"mutant {mutant}: found")
             continue
