@@ -246,6 +246,7 @@ class Rig:
             server.upload(self.source, "models", "their/model/")
             where = {"HF_ENDPOINT": hub.url, "AWS_ENDPOINT_URL": server.url}
             allow = ("hf://own,credentials,allow_private", "hf://,allow_private", "s3://models/own,credentials,allow_private", "s3://,allow_private")
+            allow += (f"{storage.url},allow_private",)
             daemon = stack.enter_context(self.daemon("truthful", where, allow))
             for reference, credential in (
                 ("hf://own/model", None),
@@ -254,7 +255,7 @@ class Rig:
                 ("s3://models/their/model", self.caller("aws", None)),
             ):
                 job = self.prewarm(daemon, reference, credential)
-                check(job["state"] == "ready", f"{reference}: {job['files']} files")
+                check(job["state"] == "ready", f"{reference}: {(job['error'] or {}).get('detail') or job['state']}")
             check(self.canaries["hf-token"].encode() in hub.seen, "the hub saw the daemon's token")
             check(self.canaries["caller-bearer"].encode() in hub.seen, "and the caller's")
             for route in ("/v1/models", "/v1/prewarm"):
@@ -290,7 +291,7 @@ class Rig:
         print("killed in the middle")
         with origin.Origin(self.source, rate=200_000) as storage, \
                 echo.Hub(self.source, [self.canaries["caller-bearer"]], storage.url, self.signature) as hub:  # fmt: skip
-            environment, allow = {"HF_ENDPOINT": hub.url}, ("hf://,allow_private",)
+            environment, allow = {"HF_ENDPOINT": hub.url}, ("hf://,allow_private", f"{storage.url},allow_private")
             with self.daemon("killed", environment, allow) as daemon:
                 job = self.prewarm_at_once(daemon)
                 deadline = time.monotonic() + 20
@@ -459,8 +460,10 @@ def suite(rng):
             done = subprocess.run(command, cwd=preheat.REPOSITORY, env=environment, stdout=out, stderr=out)
         lines = (left / "said").read_text(errors="replace").splitlines()
         failed = sorted({line.split()[-1] for line in lines if line.lstrip().startswith("FAIL [")})
-        check(done.returncode == 0, f"the tests pass with canaries{': not ' + ', '.join(failed) if done.returncode else ''}")
         found, size = search([left], needles, work)
+        if failed:
+            print(f"  {len(found)} hits in {size / 1e9:.2f} GB")
+        check(done.returncode == 0, f"the tests pass with canaries{': not ' + ', '.join(failed) if done.returncode else ''}")
         if mutant:
             check(found, f"mutant {mutant}: found")
             continue
