@@ -46,6 +46,15 @@ pub(super) struct Numbers {
     pub(super) idle: u64,
 }
 
+/// What a model asks for, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Need {
+    /// To be read.
+    pub(super) cold: u64,
+    /// In memory already and so far nobody's; [`Numbers::resident`] has it in it.
+    pub(super) here: u64,
+}
+
 /// What is lacking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shortage {
@@ -70,6 +79,8 @@ pub enum Shortage {
         path: PathBuf,
         /// Of it, what is not pages of files.
         fixed: ByteSize,
+        /// `prewarm.memory_reserve`
+        reserve: ByteSize,
     },
     /// The node, as the kubelet counts.
     Node {
@@ -118,14 +129,14 @@ impl Limits {
                 .collect(),
             ..Numbers::default()
         };
-        match self.tightest(&alone, total) {
+        match self.tightest(&alone, Need { cold: total, here: 0 }) {
             (short, shortage) if short > 0 => Err(shortage),
             _ => Ok(()),
         }
     }
 
-    /// Whether `need` more bytes may be read. `idle`: models that may go, the first to go first.
-    pub(super) fn decide<K: Clone>(&self, numbers: &Numbers, need: u64, idle: &[(K, u64)]) -> Verdict<K> {
+    /// Whether a model may come. `idle`: models that may go, the first to go first.
+    pub(super) fn decide<K: Clone>(&self, numbers: &Numbers, need: Need, idle: &[(K, u64)]) -> Verdict<K> {
         let (short, shortage) = self.tightest(numbers, need);
         if short <= 0 {
             return Verdict::Allow;
@@ -138,7 +149,7 @@ impl Limits {
     /// bound, so that a model that just fits is not broken off for every small thing that happens beside it.
     pub(super) fn must_stop(&self, numbers: &Numbers) -> Option<Shortage> {
         let eased = Self { floor: self.floor - self.floor / 4, reserve: self.reserve - self.reserve / 4, ..*self };
-        let (short, shortage) = eased.tightest(numbers, 0);
+        let (short, shortage) = eased.tightest(numbers, Need::default());
         (short > 0 && !matches!(shortage, Shortage::Most { .. })).then_some(shortage)
     }
 
@@ -153,10 +164,11 @@ impl Limits {
         if below(self.floor / 2) > 0 { choose(below(self.floor / 2), wanted) } else { Vec::new() }
     }
 
-    /// The bound that is missed by most, or met most narrowly, if `need` more bytes come.
-    fn tightest(&self, numbers: &Numbers, need: u64) -> (Short, Shortage) {
-        let needed = ByteSize(need);
-        let left = |short: Short| ByteSize((Short::from(need) - short).clamp(0, Short::from(u64::MAX)) as u64);
+    /// The bound that is missed by most, or met most narrowly, if a model comes.
+    fn tightest(&self, numbers: &Numbers, need: Need) -> (Short, Shortage) {
+        let needed = ByteSize(need.cold + need.here);
+        let left = |short: Short| ByteSize((Short::from(needed.0) - short).clamp(0, Short::from(u64::MAX)) as u64);
+        let need = need.cold;
         let claimed = Short::from(numbers.resident) + Short::from(numbers.promised) + Short::from(need);
         let short = claimed + Short::from(numbers.idle) - Short::from(self.most);
         let mut tightest = (short, Shortage::Most { needed, left: left(short), most: ByteSize(self.most) });
@@ -178,8 +190,9 @@ impl Limits {
                 + Short::from(need)
                 + Short::from(self.reserve)
                 - Short::from(limit);
-            let (limit, fixed, path) = (ByteSize(limit), ByteSize(fixed), group.path.clone());
-            hold(short, Shortage::Cgroup { needed, left: left(short), limit, path, fixed });
+            let (limit, fixed, reserve) = (ByteSize(limit), ByteSize(fixed), ByteSize(self.reserve));
+            let path = group.path.clone();
+            hold(short, Shortage::Cgroup { needed, left: left(short), limit, path, fixed, reserve });
         }
         tightest
     }
@@ -224,10 +237,10 @@ impl fmt::Display for Shortage {
                 "{needed} more are needed and {left} are left of the {most} that warm models may have together: raise \
                  prewarm.memory_max, or end a lease"
             ),
-            Self::Cgroup { needed, left, limit, path, fixed } => write!(
+            Self::Cgroup { needed, left, limit, path, fixed, reserve } => write!(
                 f,
                 "{needed} more are needed and {left} are left in the cgroup {} (limit {limit}, of which {fixed} are not pages of \
-                 files): raise the daemon's memory limit by what is to be warm, or end a lease",
+                 files and {reserve} are kept in reserve): raise the daemon's memory limit by what is to be warm, or end a lease",
                 path.display()
             ),
             Self::Node { needed, left, floor } => write!(
@@ -258,6 +271,10 @@ mod tests {
         Numbers { machine, ..Numbers::default() }
     }
 
+    fn cold(gib: u64) -> Need {
+        Need { cold: gib * GIB, here: 0 }
+    }
+
     fn left(verdict: &Verdict<u8>) -> (&str, u64) {
         match verdict {
             Verdict::Refuse(Shortage::Most { left, .. }) => ("most", left.0 / GIB),
@@ -272,14 +289,14 @@ mod tests {
     fn pages_of_others_that_are_in_use_are_not_for_us() {
         // The kernel would give 210; the kubelet counts the 100 that others have in use as used.
         let numbers = node(100);
-        assert_eq!(LIMITS.decide::<u8>(&numbers, 90 * GIB, &[]), Verdict::Allow);
-        assert_eq!(left(&LIMITS.decide(&numbers, 91 * GIB, &[])), ("node", 90));
+        assert_eq!(LIMITS.decide::<u8>(&numbers, cold(90), &[]), Verdict::Allow);
+        assert_eq!(left(&LIMITS.decide(&numbers, cold(91), &[])), ("node", 90));
         let unused = node(0);
-        assert_eq!(left(&LIMITS.decide(&unused, 191 * GIB, &[])), ("node", 190));
+        assert_eq!(left(&LIMITS.decide(&unused, cold(191), &[])), ("node", 190));
         // Where the kernel itself has less, that is what counts.
         let machine = MachineMemory { available: 150 * GIB, ..unused.machine };
         let tight = Numbers { machine, ..unused };
-        assert_eq!(left(&LIMITS.decide(&tight, 191 * GIB, &[])), ("node", 140));
+        assert_eq!(left(&LIMITS.decide(&tight, cold(191), &[])), ("node", 140));
     }
 
     #[test]
@@ -287,17 +304,27 @@ mod tests {
         // 80 GiB of the 160 are warm and unused so far; the daemon's cgroup says that none of its pages is active.
         let own = CgroupMemory { usage: 81 * GIB, file: 80 * GIB, ..CgroupMemory::default() };
         let before = Numbers { resident: 80 * GIB, cgroups: vec![own.clone()], ..node(0) };
-        assert_eq!(left(&LIMITS.decide(&before, 111 * GIB, &[])), ("node", 110));
+        assert_eq!(left(&LIMITS.decide(&before, cold(111), &[])), ("node", 110));
         let few = Limits { most: 100 * GIB, ..LIMITS };
-        assert_eq!(left(&few.decide(&before, 111 * GIB, &[])), ("most", 20));
+        assert_eq!(left(&few.decide(&before, cold(111), &[])), ("most", 20));
         // Once an engine has: 80 more are active, and the same is left.
         let own = CgroupMemory { active_file: 80 * GIB, ..own };
         let after = Numbers { resident: 80 * GIB, cgroups: vec![own], ..node(80) };
-        assert_eq!(LIMITS.decide::<u8>(&after, 110 * GIB, &[]), Verdict::Allow);
-        assert_eq!(left(&LIMITS.decide(&after, 111 * GIB, &[])), ("node", 110));
+        assert_eq!(LIMITS.decide::<u8>(&after, cold(110), &[]), Verdict::Allow);
+        assert_eq!(left(&LIMITS.decide(&after, cold(111), &[])), ("node", 110));
         // What is promised to others is as good as taken.
         let promised = Numbers { promised: 60 * GIB, ..after };
-        assert_eq!(left(&LIMITS.decide(&promised, 51 * GIB, &[])), ("node", 50));
+        assert_eq!(left(&LIMITS.decide(&promised, cold(51), &[])), ("node", 50));
+    }
+
+    #[test]
+    fn what_is_there_already_is_asked_for_all_the_same() {
+        // 30 GiB just came from an origin: they are in memory, and so far nobody's.
+        let few = Limits { most: 50 * GIB, ..LIMITS };
+        let numbers = Numbers { resident: 60 * GIB, ..node(0) };
+        let verdict = few.decide::<u8>(&numbers, Need { cold: 0, here: 30 * GIB }, &[]);
+        let Verdict::Refuse(Shortage::Most { needed, left, .. }) = verdict else { panic!("{verdict:?}") };
+        assert_eq!((needed.0 / GIB, left.0 / GIB), (30, 20));
     }
 
     #[test]
@@ -311,8 +338,8 @@ mod tests {
         };
         let numbers = Numbers { cgroups: vec![pod(64)], ..node(0) };
         // 28 GiB of other files make way.
-        assert_eq!(LIMITS.decide::<u8>(&numbers, 61 * GIB, &[]), Verdict::Allow);
-        let verdict = LIMITS.decide(&numbers, 62 * GIB, &[(1, 100 * GIB)]);
+        assert_eq!(LIMITS.decide::<u8>(&numbers, cold(61), &[]), Verdict::Allow);
+        let verdict = LIMITS.decide(&numbers, cold(62), &[(1, 100 * GIB)]);
         assert_eq!(left(&verdict), ("cgroup", 61), "releasing helps nothing there");
         let Verdict::Refuse(shortage) = verdict else { panic!() };
         let text = shortage.to_string();
@@ -320,13 +347,13 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         let staying = Numbers { resident: 20 * GIB, ..numbers };
-        assert_eq!(left(&LIMITS.decide(&staying, 42 * GIB, &[])), ("cgroup", 41));
+        assert_eq!(left(&LIMITS.decide(&staying, cold(42), &[])), ("cgroup", 41));
         // Of several levels the tightest counts.
         let nested = Numbers { cgroups: vec![pod(64), pod(40)], ..node(0) };
-        assert_eq!(left(&LIMITS.decide(&nested, 38 * GIB, &[])), ("cgroup", 37));
+        assert_eq!(left(&LIMITS.decide(&nested, cold(38), &[])), ("cgroup", 37));
         // A limit that nothing fits in.
         let tiny = Numbers { cgroups: vec![pod(2)], ..node(0) };
-        assert_eq!(left(&LIMITS.decide(&tiny, GIB, &[])), ("cgroup", 0));
+        assert_eq!(left(&LIMITS.decide(&tiny, cold(1), &[])), ("cgroup", 0));
     }
 
     #[test]
@@ -347,10 +374,10 @@ mod tests {
         // 30 GiB idle and in use by nobody we know: they hold the working set up.
         let idle = [(1, 4 * GIB), (2, 0), (3, 26 * GIB)];
         let numbers = Numbers { idle: 30 * GIB, ..node(100) };
-        let Verdict::Release(chosen, _) = LIMITS.decide(&numbers, 100 * GIB, &idle) else { panic!() };
+        let Verdict::Release(chosen, _) = LIMITS.decide(&numbers, cold(100), &idle) else { panic!() };
         assert_eq!(chosen, [(1, 4 * GIB), (3, 6 * GIB)]);
         let few = Limits { most: 50 * GIB, ..LIMITS };
-        let Verdict::Release(chosen, _) = few.decide(&numbers, 23 * GIB, &idle) else { panic!() };
+        let Verdict::Release(chosen, _) = few.decide(&numbers, cold(23), &idle) else { panic!() };
         assert_eq!(chosen, [(1, 3 * GIB)]);
     }
 

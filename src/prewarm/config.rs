@@ -10,7 +10,6 @@ use super::wire::{Priority, Tier};
 use crate::base::units::{ByteSize, GIB, MIB, Span};
 use crate::model::Reference;
 use crate::store::Pin;
-use crate::sys::host::memory_bytes;
 use crate::sys::memory::MachineMemory;
 
 /// Settings of [`super::Jobs`].
@@ -28,8 +27,8 @@ pub struct Config {
     pub lease: Span,
     /// Longest lease a caller may ask for.
     pub lease_max: Span,
-    /// What all warm models together may have of memory. Default: 80 % of the machine's, or of the smallest memory limit that
-    /// the daemon is under, since the rest is for the processes that the node is there for.
+    /// What all warm models together may have of memory. Default: 80 % of the machine's, since the rest is for the processes
+    /// that the node is there for. Memory limits of the daemon count beside it.
     pub memory_max: Option<ByteSize>,
     /// What stays available on the node as the kubelet counts, were all warm models in use. Default: 5 % of the machine's
     /// memory, at least 1 GiB (of a small machine a quarter). The kubelet's own threshold is 100 MiB unless configured, and it
@@ -160,7 +159,7 @@ impl Config {
     pub(super) fn memory_limits(&self) -> Limits {
         let machine = MachineMemory::read().map_or(0, |memory| memory.total);
         let floor = self.memory_free.map_or_else(|| (machine / 20).max(GIB.min(machine / 4)), |free| free.0);
-        let most = self.memory_max.map_or_else(|| memory_bytes() / 5 * 4, |most| most.0);
+        let most = self.memory_max.map_or(machine / 5 * 4, |most| most.0);
         Limits { floor, most, reserve: self.memory_reserve.0 }
     }
 

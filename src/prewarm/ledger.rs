@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::budget::Need;
 use super::member::Seen;
 use crate::digest::Hash;
 use crate::model::{Manifest, ModelId, Tenant};
@@ -17,8 +18,8 @@ use crate::model::{Manifest, ModelId, Tenant};
 /// A model of the store.
 pub(super) type Key = (Tenant, ModelId);
 
-/// A model that could not be read, or not be given back, is left alone for so long: both cost a pass over all its pages.
-const REST: Duration = Duration::from_secs(30);
+/// A model that was read in vain, or given back, is left alone for so long: both cost a pass over all its pages.
+pub(super) const REST: Duration = Duration::from_secs(30);
 
 /// A model as the store has it.
 #[derive(Clone, Debug)]
@@ -136,13 +137,15 @@ impl Ledger {
     }
 
     /// A model is about to be read, of which so much is there. What it lacks is promised to it until [`Ledger::end`]. Returns
-    /// the name of this reading, and what it adds to all promises.
-    pub(super) fn begin(&mut self, key: &Key, manifest: &Arc<Manifest>, resident: &HashMap<Hash, u64>) -> (u64, u64) {
-        let before = self.sums().promised;
+    /// the name of this reading, and what it adds to what others have.
+    pub(super) fn begin(&mut self, key: &Key, manifest: &Arc<Manifest>, resident: &HashMap<Hash, u64>) -> (u64, Need) {
         self.note(manifest, resident);
+        let before = self.sums();
         self.next += 1;
         self.reading.insert(self.next, (key.clone(), Arc::clone(manifest)));
-        (self.next, self.sums().promised.saturating_sub(before))
+        let after = self.sums();
+        let cold = after.promised.saturating_sub(before.promised);
+        (self.next, Need { cold, here: after.resident.saturating_sub(before.resident) })
     }
 
     /// It was not begun after all.
@@ -170,10 +173,10 @@ impl Ledger {
         }
     }
 
-    /// Nothing is done about a model for a while.
-    pub(super) fn rest(&mut self, key: &Key, now: Instant) {
+    /// Nothing is done about a model before then.
+    pub(super) fn rest(&mut self, key: &Key, until: Instant) {
         if let Some(entry) = self.models.get_mut(key) {
-            entry.rests_until = Some(now + REST);
+            entry.rests_until = entry.rests_until.max(Some(until));
         }
     }
 
@@ -312,7 +315,7 @@ mod tests {
         assert_eq!(ledger.missing(now), Some(key("b")));
         assert_eq!(ledger.sums(), Sums { wanted: 200, resident: 160, ..Sums::default() });
         let (reading, need) = ledger.begin(&key("b"), &manifest(&[2]), &there(&[(2, 60)]));
-        assert_eq!((need, ledger.missing(now)), (40, None), "not twice at a time");
+        assert_eq!((need, ledger.missing(now)), (Need { cold: 40, here: 0 }, None), "not twice at a time");
         assert_eq!(ledger.sums().promised, 40);
         ledger.measured(&key("b"), &there(&[(2, 100)]), now);
         ledger.end(reading, true, 9, now);
@@ -342,10 +345,11 @@ mod tests {
         assert_eq!(ledger.droppable(&key("old")), [(Hash::of(&[1]), 100)]);
         // Of what is read nothing is dropped.
         let (reading, need) = ledger.begin(&key("old"), &manifest(&[1, 2]), &there(&[(1, 100), (2, 100)]));
-        assert_eq!((need, ledger.droppable(&key("old")).len(), ledger.idle(now).len()), (0, 0, 0));
+        assert_eq!(need, Need { cold: 0, here: 100 }, "the other half is claimed by another model");
+        assert_eq!((ledger.droppable(&key("old")).len(), ledger.idle(now).len()), (0, 0));
         ledger.abandon(reading);
         assert_eq!(ledger.idle(now).len(), 1);
-        ledger.rest(&key("old"), now);
+        ledger.rest(&key("old"), now + REST);
         assert_eq!(ledger.idle(now), [], "what would not go is not tried again at once");
     }
 

@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Config;
-use super::budget::{Limits, Numbers, Shortage, Verdict};
+use super::budget::{Limits, Need, Numbers, Shortage, Verdict};
 use super::job::JobError;
-use super::ledger::{Key, Ledger, Listed};
+use super::ledger::{Key, Ledger, Listed, REST};
 use super::member::{Member, Seen};
 use super::registry::Inner;
 use super::warm::{Readers, Unread, Warmed, lacking, measure, sum, whole};
@@ -197,7 +197,11 @@ impl Inner {
                 let mut ledger = residents.ledger();
                 let (id, need) = ledger.begin(key, manifest, measured);
                 let mut numbers = residents.numbers(&ledger, &memory);
-                numbers.promised = numbers.promised.saturating_sub(need);
+                numbers.promised = numbers.promised.saturating_sub(need.cold);
+                // It is there and is to stay: nothing changes.
+                if need == Need::default() && ledger.is_wanted(key) {
+                    return Ok(Reading { residents, id, whole: false });
+                }
                 let idle = ledger.idle(Instant::now());
                 match residents.limits.decide(&numbers, need, &idle) {
                     Verdict::Allow => return Ok(Reading { residents, id, whole: false }),
@@ -295,7 +299,7 @@ impl Inner {
     async fn lacks_room(&self, need: u64) -> Result<Option<Shortage>, JobError> {
         let memory = memory_now().await?;
         let numbers = self.residents.numbers(&self.residents.ledger(), &memory);
-        Ok(match self.residents.limits.decide::<()>(&numbers, need, &[]) {
+        Ok(match self.residents.limits.decide::<()>(&numbers, Need { cold: need, here: 0 }, &[]) {
             Verdict::Allow => None,
             Verdict::Release(_, shortage) | Verdict::Refuse(shortage) => Some(shortage),
         })
@@ -329,7 +333,7 @@ impl Inner {
             let now = Instant::now();
             let mut ledger = self.residents.ledger();
             ledger.measured(&key, &measured, now);
-            ledger.rest(&key, now);
+            ledger.rest(&key, now + REST);
             drop(ledger);
             self.metrics.released_bytes.inc_by(freed);
             tracing::info!(model = %key.1, freed = %ByteSize(freed), "gave memory back");
@@ -439,7 +443,8 @@ impl Inner {
                     self.metrics.corrupt.get_or_create(&Which { which: "warm" }).inc();
                 }
                 let mut ledger = self.residents.ledger();
-                ledger.rest(&key, Instant::now());
+                // Being refused costs nothing; what was read in vain rests longer.
+                ledger.rest(&key, Instant::now() + self.residents.check);
                 // It is tried again and again; it is told once.
                 if ledger.tell(&key) {
                     tracing::warn!(model = %key.1, %error, "a model that is to be in memory is not");

@@ -111,7 +111,7 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 #[tokio::test]
 async fn what_is_said_to_be_in_memory_is_and_what_has_gone_is_not_said_to_be() {
     preheat::origin::install_tls_provider();
-    let files = model(1, 2, 12 * MIB);
+    let files = model(1, 3, 8 * MIB);
     let web = Web::serve(&files).await;
     let node = Node::start(&[&web], "");
     let job = node.to_memory(&web.url, None).await;
@@ -120,7 +120,8 @@ async fn what_is_said_to_be_in_memory_is_and_what_has_gone_is_not_said_to_be() {
     node.drop_pages(&tree).await;
     // Older than what is taken for fresh, and two looks later: nobody leases it, so it stays gone.
     tokio::time::sleep(Duration::from_millis(1300)).await;
-    assert!(node.is_resident(&job.id).await < MIB as u64, "it is told at the time of asking");
+    // The scrub may have a shard in its hands.
+    assert!(node.is_resident(&job.id).await < total(&files) / 2, "it is told at the time of asking");
     assert_eq!(node.metric("preheat_rewarmed_bytes_total").await, 0);
     // What is on disk is read from there, hashed and there again.
     let sent = web.sent_of_shards();
@@ -132,7 +133,7 @@ async fn what_is_said_to_be_in_memory_is_and_what_has_gone_is_not_said_to_be() {
 #[tokio::test]
 async fn what_is_leased_is_read_again_for_as_long_as_the_lease_lives() {
     preheat::origin::install_tls_provider();
-    let files = model(2, 2, 12 * MIB);
+    let files = model(2, 3, 8 * MIB);
     let web = Web::serve(&files).await;
     let node = Node::start(&[&web], "");
     let job = node.to_memory(&web.url, Some(3600)).await;
@@ -152,7 +153,7 @@ async fn what_is_leased_is_read_again_for_as_long_as_the_lease_lives() {
     until("nobody wants it", async || node.metric("preheat_memory_bytes{which=\"wanted\"}").await == 0).await;
     node.drop_pages(&tree).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert!(resident(&tree) < MIB as u64, "it was read again for nobody");
+    assert!(resident(&tree) < total(&files) / 2, "it was read again for nobody");
     // A pin that says so has the same effect.
     let body = "{\"reason\": \"live\", \"in_memory\": true}";
     let url = format!("{}/v1/models/{}/pins/live", node.daemon.url, models[0].id);
@@ -163,7 +164,7 @@ async fn what_is_leased_is_read_again_for_as_long_as_the_lease_lives() {
 #[tokio::test]
 async fn a_lease_in_memory_outlives_the_daemon() {
     preheat::origin::install_tls_provider();
-    let files = model(3, 2, 12 * MIB);
+    let files = model(3, 3, 8 * MIB);
     let web = Web::serve(&files).await;
     let Node { daemon, directory } = Node::start(&[&web], "");
     let node = Node { daemon, directory };
@@ -187,7 +188,7 @@ async fn a_lease_in_memory_outlives_the_daemon() {
 #[tokio::test]
 async fn what_has_no_room_is_refused_before_a_byte_is_asked_for() {
     preheat::origin::install_tls_provider();
-    let files = model(4, 2, 12 * MIB);
+    let files = model(4, 3, 8 * MIB);
     let web = Web::serve(&files).await;
     for (setting, words) in [
         ("memory_max = \"20MiB\"\n", vec!["24", "20 MiB", "prewarm.memory_max"]),
@@ -210,7 +211,7 @@ async fn what_has_no_room_is_refused_before_a_byte_is_asked_for() {
 #[tokio::test]
 async fn who_is_not_asked_for_any_more_makes_way_and_who_is_leased_does_not() {
     preheat::origin::install_tls_provider();
-    let models = [model(5, 2, 12 * MIB), model(6, 2, 12 * MIB), model(7, 2, 12 * MIB)];
+    let models = [model(5, 3, 8 * MIB), model(6, 3, 8 * MIB), model(7, 3, 8 * MIB)];
     let mut webs = Vec::new();
     for files in &models {
         webs.push(Web::serve(files).await);
@@ -228,6 +229,26 @@ async fn who_is_not_asked_for_any_more_makes_way_and_who_is_leased_does_not() {
     assert_eq!(third.state, JobState::Failed, "two do not fit, and one is leased");
     assert!(third.error.unwrap().detail.contains("prewarm.memory_max"));
     assert_eq!(resident(&leased), total(&models[1]));
+}
+
+#[tokio::test]
+async fn a_set_is_held_against_the_budget_as_one() {
+    preheat::origin::install_tls_provider();
+    let models = [model(9, 3, 8 * MIB), model(10, 3, 8 * MIB)];
+    let webs = [Web::serve(&models[0]).await, Web::serve(&models[1]).await];
+    for (most, state) in [("40MiB", JobState::Failed), ("60MiB", JobState::Ready)] {
+        let node = Node::start(&[&webs[0], &webs[1]], &format!("memory_max = \"{most}\"\n"));
+        let request = PrewarmRequest {
+            references: webs.iter().map(|web| web.url.clone()).collect(),
+            tier: Tier::Memory,
+            wait: true,
+            ..PrewarmRequest::default()
+        };
+        let job = node.client().prewarm(&request).await.unwrap();
+        assert_eq!(job.state, state, "{most}: {:?}", job.error);
+        let both = (state == JobState::Ready).then(|| total(&models[0]) + total(&models[1]));
+        assert!(both.is_none_or(|both| job.resident_bytes == Some(both)), "{:?}", job.resident_bytes);
+    }
 }
 
 #[tokio::test]
