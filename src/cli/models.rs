@@ -50,12 +50,13 @@ fn used(last_used: u64, now: u64) -> String {
     }
 }
 
-/// The pins of a model: name, how long yet, why.
+/// The pins of a model: name, where, how long yet, why.
 pub(super) fn pins(model: &ModelView, now: u64) -> String {
     let pins = model.pins.iter().map(|pin| {
         let ends = pin.expires_at.map(|at| format!("{} yet", words::seconds(at.saturating_sub(now) as f64)));
         let reason = Some(pin.reason.clone()).filter(|reason| !reason.is_empty());
-        match [ends, reason].into_iter().flatten().collect::<Vec<_>>().join(": ") {
+        let memory = pin.in_memory.then(|| "in memory".to_owned());
+        match [memory, ends, reason].into_iter().flatten().collect::<Vec<_>>().join(", ") {
             about if about.is_empty() => pin.id.clone(),
             about => format!("{} ({about})", pin.id),
         }
@@ -87,9 +88,9 @@ mod tests {
             id: id.to_owned(),
             reason: reason.to_owned(),
             expires_at,
-            in_memory: false,
+            in_memory: id == "b",
         };
         model.pins = vec![pin("base", "", None), pin("job-1", "lease", Some(1600)), pin("b", "", Some(1301))];
-        assert!(lines(&model, 1300)[3].ends_with("kept by base, job-1 (5 min yet: lease), b (1.0 s yet)"));
+        assert!(lines(&model, 1300)[3].ends_with("kept by base, job-1 (5 min yet, lease), b (in memory, 1.0 s yet)"));
     }
 }

@@ -38,6 +38,29 @@ struct State {
     resident: Option<Arc<Seen>>,
     warnings: Vec<String>,
     timeline: Timeline,
+    /// Whether the marks of the transfer are in it.
+    marks_taken: bool,
+}
+
+/// What a transfer goes through, from which mark to which.
+const TRANSFER: [(&str, Mark, Mark); 4] = [
+    ("first_byte", Mark::Planned, Mark::FirstByte),
+    ("transfer", Mark::FirstByte, Mark::Whole),
+    ("verify", Mark::Whole, Mark::Checked),
+    ("publish", Mark::Checked, Mark::Published),
+];
+
+/// Records what lies between two marks; each with its seconds.
+fn take(marks: &[(Mark, Instant)], timeline: &mut Timeline) -> Vec<(&'static str, f64)> {
+    let at = |mark: Mark| marks.iter().find(|(found, _)| *found == mark).map(|(_, at)| *at);
+    let mut taken = Vec::new();
+    for (stage, from, to) in TRANSFER {
+        if let Some((from, to)) = at(from).zip(at(to)) {
+            timeline.record(stage, from, to);
+            taken.push((stage, to.saturating_duration_since(from).as_secs_f64()));
+        }
+    }
+    taken
 }
 
 // === impl Seen ===
@@ -74,6 +97,7 @@ impl Member {
             resident: None,
             warnings: Vec::new(),
             timeline: Timeline::default(),
+            marks_taken: false,
         };
         Self { reference, progress: Arc::default(), warmed_bytes: AtomicU64::new(0), state: Mutex::new(state) }
     }
@@ -102,21 +126,9 @@ impl Member {
     /// Takes the stages of a transfer over from its marks; each with its seconds.
     pub(super) fn transferred(&self) -> Vec<(&'static str, f64)> {
         let marks = self.progress.marks();
-        let at = |mark: Mark| marks.iter().find(|(found, _)| *found == mark).map(|(_, at)| *at);
         let mut state = self.state();
-        let mut taken = Vec::new();
-        for (stage, from, to) in [
-            ("first_byte", Mark::Planned, Mark::FirstByte),
-            ("transfer", Mark::FirstByte, Mark::Whole),
-            ("verify", Mark::Whole, Mark::Checked),
-            ("publish", Mark::Checked, Mark::Published),
-        ] {
-            if let Some((from, to)) = at(from).zip(at(to)) {
-                state.timeline.record(stage, from, to);
-                taken.push((stage, to.saturating_duration_since(from).as_secs_f64()));
-            }
-        }
-        taken
+        state.marks_taken = true;
+        take(&marks, &mut state.timeline)
     }
 
     /// Where its bytes come from is known.
@@ -163,7 +175,11 @@ impl Member {
 
     /// The job has ended, whatever it was doing.
     pub(super) fn close(&self) {
-        self.state().timeline.close(Instant::now());
+        let timeline = self.timeline();
+        let mut state = self.state();
+        state.marks_taken = true;
+        state.timeline = timeline;
+        state.timeline.close(Instant::now());
     }
 
     pub(super) fn model(&self) -> Option<Model> {
@@ -174,8 +190,21 @@ impl Member {
         self.state().warnings.clone()
     }
 
+    /// What it has done, and what it is doing: of a transfer under way as far as it is.
     pub(super) fn timeline(&self) -> Timeline {
-        self.state().timeline.clone()
+        let marks = self.progress.marks();
+        let state = self.state();
+        let mut timeline = state.timeline.clone();
+        if !state.marks_taken {
+            take(&marks, &mut timeline);
+            let last = marks.last().and_then(|(last, at)| {
+                TRANSFER.iter().find(|(_, from, _)| from == last).map(|(stage, ..)| (*stage, *at))
+            });
+            if let Some((stage, at)) = last {
+                timeline.begin(stage, at);
+            }
+        }
+        timeline
     }
 
     /// Bytes that are still to come, and from where; `None` while that is not known or all are here.

@@ -326,7 +326,7 @@ fn a_set_is_prewarmed_pinned_and_let_go() {
     let leased = daemon.run_locally(&["pin", both[0], "--lease", "10m", "--reason", "on call", "--json"]);
     assert_eq!(pins(&json_of(&leased)), ["base", "manual"], "{}", stderr(&leased));
     let told = stdout(&daemon.run_locally(&["models"]));
-    assert!(told.contains("manual (10 min yet: on call)") || told.contains("manual (9 min"), "{told}");
+    assert!(told.contains("manual (10 min yet, on call)") || told.contains("manual (9 min"), "{told}");
     assert!(told.contains("scope default, used "), "{told}");
     let model = json_of(&leased)["id"].as_str().unwrap().to_owned();
     let kept = json_of(&daemon.run_locally(&["pin", &model, "--remove", "--json"]));
@@ -357,9 +357,20 @@ async fn a_job_that_is_called_off_has_ended_when_the_command_has() {
     let id = stdout(&asked).split(':').next().unwrap().to_owned();
     let glance = stdout(&command(&daemon, &["status"]).await);
     assert!(glance.contains("jobs: 1 running, 0 waiting") && glance.contains(&id), "{glance}");
+    // A picture of what is under way has it as far as it is.
+    while web.sent_of_shards() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let drawn = stdout(&command(&daemon, &["status", &id, "--timeline"]).await);
+    let transfer = drawn.lines().find(|line| line.starts_with("transfer ")).unwrap_or_else(|| panic!("{drawn}"));
+    assert!(transfer.contains("> "), "{transfer}");
     let cancelled = command(&daemon, &["cancel", &id, "--json"]).await;
     assert_eq!(code(&cancelled), 0, "{}", stderr(&cancelled));
     assert_eq!(json_of(&cancelled)["state"], "cancelled");
+    let stages = json_of(&cancelled)["timeline"].as_array().unwrap().clone();
+    let transfers = stages.iter().filter(|stage| stage["stage"] == "transfer");
+    let seconds: Vec<_> = transfers.map(|stage| stage["seconds"].is_f64()).collect();
+    assert_eq!(seconds, [true], "what it was doing has ended with it: {stages:?}");
     let freed = async {
         loop {
             let told = json_of(&command(&daemon, &["status", "--json"]).await);
