@@ -51,9 +51,12 @@ class Journey:
         self.digests = models.digests(self.source)
         self.bytes = sum(path.stat().st_size for path in self.source.rglob("*") if path.is_file())
 
-    def daemon(self, name, environment=None):
+    def daemon(self, name, environment=None, origins=()):
+        """`origins`: the only ones it may ask of the network; all, if there are none."""
         socket = self.work / f"{name}.sock"
         arguments = ["--socket", socket, "--allow-origin", f"file://{self.work}"]
+        for prefix in origins:
+            arguments += ["--allow-origin", prefix]
         daemon = preheat.Daemon(
             self.program, self.work / name, self.machine, self.work / f"{name}.log", arguments, environment=environment
         )
@@ -70,7 +73,7 @@ class Journey:
         published = subprocess.run([self.program, "manifest", self.source], capture_output=True, check=True).stdout
         (self.source / "preheat-manifest.json").write_bytes(published)
         with origin.Origin(self.source.parent) as web:
-            daemon = self.daemon("three", server.environment)
+            daemon = self.daemon("three", server.environment, [web.url, "s3://models,credentials"])
             for reference in (f"file://{self.source}", f"{web.url}/model", "s3://models/team/model"):
                 answer = self.fetch(daemon, reference)
                 found[reference] = answer["manifest"]
@@ -173,7 +176,7 @@ class Journey:
     def real(self, server, model):
         print("a real model, loaded")
         server.upload(model, "real", "models/sentence/all-MiniLM-L6-v2/")
-        daemon = self.daemon("real", server.environment)
+        daemon = self.daemon("real", server.environment, ["s3://real,credentials"])
         answer = self.fetch(daemon, "s3://real/models/sentence/all-MiniLM-L6-v2")
         theirs = models.digests(model)
         ours = models.digests(answer["path"])

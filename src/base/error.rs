@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What a failure means to whoever has to act on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
     /// The named thing does not exist.
@@ -121,7 +121,7 @@ impl ErrorKind {
             | Io::UnexpectedEof
             | Io::NotConnected => Self::Unavailable,
             Io::ResourceBusy | Io::WouldBlock => Self::Busy,
-            Io::InvalidInput => Self::Invalid,
+            Io::InvalidInput | Io::InvalidFilename | Io::NotADirectory | Io::IsADirectory => Self::Invalid,
             _ => Self::Internal,
         }
     }

@@ -3,7 +3,7 @@
 //! With `--root` the store stays, so the next fetch finds it. With `--to` alone the store is private (`DIR/.preheat`), lives
 //! until the files are in place, and makes an interrupted fetch resumable by the same command.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ const BUFFER_BYTES: u64 = 24 * MIB;
 const CONNECTIONS: u32 = 8;
 
 /// How often a wait for another fetch looks again.
-const LOCK_POLL: Duration = Duration::from_millis(200);
+pub(super) const LOCK_POLL: Duration = Duration::from_millis(200);
 
 /// A store open in this process, with a transfer on it.
 pub(super) struct Direct {
@@ -148,9 +148,4 @@ pub(super) fn cancelled_by_signals() -> anyhow::Result<CancellationToken> {
         }
     });
     Ok(token)
-}
-
-/// Where a fetch without daemon keeps its store.
-pub(super) fn private_root(to: &Path) -> PathBuf {
-    to.join(super::place::STAGING)
 }

@@ -16,7 +16,8 @@ use futures_util::StreamExt;
 use serde::Serialize;
 
 use super::args::FetchArgs;
-use super::direct::{Direct, cancelled_by_signals, private_root};
+use super::destination::Destination;
+use super::direct::{Direct, cancelled_by_signals};
 use super::error::{CliError, kind_of};
 use super::node_stream::NodeSource;
 use super::place::{Take, into_directory};
@@ -62,9 +63,9 @@ enum Source {
     Origin,
 }
 
-/// Why the daemon's answer does not end the command.
-enum FromDaemon {
-    Done(Box<JobView>),
+/// A step that the daemon takes part in.
+enum FromDaemon<T> {
+    Done(Box<T>),
     /// Absent, hung or broken: said, and the origin is next.
     Unusable(String),
 }
@@ -99,13 +100,18 @@ async fn fetch(
     for client in clients {
         let client = target::with_credential(client, reference, args.pass_credential)?;
         match ask(&client, args, meter, cancel).await? {
-            FromDaemon::Done(job) => return deliver(&client, args, *job, meter, cancel).await,
-            FromDaemon::Unusable(why) => {
-                meter.note(&format!("daemon at {client} not used: {why}; going on without it"));
-            }
+            FromDaemon::Done(job) => match deliver(&client, args, *job, meter, cancel).await? {
+                FromDaemon::Done(outcome) => return Ok(*outcome),
+                FromDaemon::Unusable(why) => not_used(meter, &client, &why),
+            },
+            FromDaemon::Unusable(why) => not_used(meter, &client, &why),
         }
     }
     from_origin(args, reference, meter, cancel).await
+}
+
+fn not_used(meter: &Meter, client: &Client, why: &str) {
+    meter.note(&format!("daemon at {client} not used: {why}; going on without it"));
 }
 
 /// Runs the job at the daemon. Refusals that the origin would repeat are errors; a daemon in trouble is `Unusable`.
@@ -114,7 +120,7 @@ async fn ask(
     args: &FetchArgs,
     meter: &mut Meter,
     cancel: &CancellationToken,
-) -> anyhow::Result<FromDaemon> {
+) -> anyhow::Result<FromDaemon<JobView>> {
     let patience = target::patience(&args.daemon);
     let request = PrewarmRequest {
         reference: args.reference.clone(),
@@ -171,7 +177,7 @@ fn has_destination(args: &FetchArgs) -> bool {
     args.to.is_some() || args.root.is_some()
 }
 
-fn refusal(error: &ClientError, args: &FetchArgs) -> anyhow::Result<FromDaemon> {
+fn refusal(error: &ClientError, args: &FetchArgs) -> anyhow::Result<FromDaemon<JobView>> {
     let kind = error.kind();
     // Not reached at all, or a daemon in trouble.
     if error.is_transport() || (falls_back(kind) && has_destination(args)) {
@@ -180,14 +186,15 @@ fn refusal(error: &ClientError, args: &FetchArgs) -> anyhow::Result<FromDaemon> 
     Err(CliError::new(kind, error.to_string()).into())
 }
 
-/// Turns a finished job into files that this process can open.
+/// Turns a finished job into files that this process can open. With a destination a daemon that fails only now is `Unusable`:
+/// the origin still has the files.
 async fn deliver(
     client: &Client,
     args: &FetchArgs,
     job: JobView,
     meter: &mut Meter,
     cancel: &CancellationToken,
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<FromDaemon<Outcome>> {
     let (Some(tree), Some(digest)) = (job.path.clone(), job.manifest) else {
         return Err(CliError::new(ErrorKind::Internal, "the daemon says ready and names no tree").into());
     };
@@ -208,7 +215,7 @@ async fn deliver(
     let visible = is_same_directory(&tree, &job);
     let Some(to) = &args.to else {
         if visible {
-            return Ok(outcome);
+            return Ok(FromDaemon::Done(Box::new(outcome)));
         }
         return Err(CliError::new(
             ErrorKind::NotFound,
@@ -220,23 +227,67 @@ async fn deliver(
         )
         .into());
     };
-    let manifest = client.manifest(&digest).await.context("read the manifest from the daemon")?;
-    outcome.path = absolute(to)?;
+    let to = Destination::take(to, meter, cancel).await?;
+    let patience = target::patience(&args.daemon);
+    let manifest = match tokio::time::timeout(patience, client.manifest(&digest)).await {
+        Ok(Ok(manifest)) => manifest,
+        Ok(Err(error)) => return Ok(FromDaemon::Unusable(format!("read the manifest: {error}"))),
+        Err(_) => return Ok(FromDaemon::Unusable(format!("no manifest within {patience:?}"))),
+    };
+    to.path().clone_into(&mut outcome.path);
     // A copy of somebody else's disk is durable when the caller's own system says so.
     outcome.durable = false;
-    if visible {
+    let placed = if visible {
         let take = if args.link { Take::Link } else { Take::Copy };
-        outcome.placed = Some(place(tree, manifest, to, take).await?);
-        remove_if_empty(&private_root(to));
-        return Ok(outcome);
+        let placed = place(tree, manifest, to.path(), take).await;
+        if placed.is_ok() {
+            to.clear()?;
+        }
+        placed
+    } else {
+        outcome.source = Source::DaemonStream;
+        stream(client, manifest, &to, SILENCE.max(patience), meter, cancel).await
+    };
+    match placed {
+        Ok(placed) => outcome.placed = Some(placed),
+        Err(error) if is_the_daemons(kind_of(&error)) => return Ok(FromDaemon::Unusable(format!("{error:#}"))),
+        Err(error) => return Err(error),
     }
-    outcome.source = Source::DaemonStream;
-    let source = NodeSource::new(client.clone(), manifest);
-    let origin_id = OriginId::new(format!("node+{client}/{digest}"));
-    let reference = source.reference();
-    let (_, placed) = into_private(to, reference, origin_id, Arc::new(source), meter, cancel).await?;
-    outcome.placed = Some(placed);
-    Ok(outcome)
+    Ok(FromDaemon::Done(Box::new(outcome)))
+}
+
+/// What can go wrong on the daemon's side once it has said ready: it ends or hangs, or evicts the model meanwhile.
+fn is_the_daemons(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::NotFound | ErrorKind::Corrupt)
+}
+
+/// Has the files streamed from the daemon.
+async fn stream(
+    client: &Client,
+    manifest: Manifest,
+    to: &Destination,
+    silence: Duration,
+    meter: &mut Meter,
+    cancel: &CancellationToken,
+) -> anyhow::Result<&'static str> {
+    let origin_id = OriginId::new(format!("node+{client}/{}", manifest.digest()));
+    let source = NodeSource::new(client.clone(), manifest, silence);
+    let (reference, gone) = (source.reference(), source.gone());
+    // The transfer ends in order, and what has come is kept, whoever calls it off.
+    let calling_off = cancel.child_token();
+    let transfer = into_private(to, reference, origin_id, Arc::new(source), meter, &calling_off);
+    tokio::pin!(transfer, gone);
+    tokio::select! {
+        done = &mut transfer => done.map(|(_, placed)| placed),
+        why = &mut gone => {
+            calling_off.cancel();
+            match transfer.await {
+                Ok((_, placed)) => Ok(placed),
+                Err(_) if !cancel.is_cancelled() => Err(CliError::new(ErrorKind::Unavailable, why).into()),
+                Err(error) => Err(error),
+            }
+        }
+    }
 }
 
 /// Whether `path`, as this process sees it, is the very directory that the daemon published.
@@ -262,31 +313,40 @@ async fn from_origin(
     let origins = Origins::new(crate::origin::Config::default())?;
     let origin = origins.open(reference, &Rights::Own)?;
     let origin_id = origins.identity(reference);
+    let to = match &args.to {
+        Some(to) => Some(Destination::take(to, meter, cancel).await?),
+        None => None,
+    };
     if let Some(root) = &args.root {
         match Direct::open(root, meter, cancel).await {
             Ok(direct) => {
                 let fetched = direct.fetch(reference.clone(), origin_id, origin, meter, cancel).await;
-                return finish_in_root(direct, fetched, args).await;
+                return finish_in_root(direct, fetched, args, to.as_ref()).await;
             }
             // A daemon that could not be used still owns its store; the caller's own directory is left.
-            Err(error) if kind_of(&error) == ErrorKind::Busy && args.to.is_some() => {
+            Err(error) if kind_of(&error) == ErrorKind::Busy && to.is_some() => {
                 meter.note(&format!("{error}; using --to alone"));
             }
             Err(error) => return Err(error),
         }
     }
-    let Some(to) = &args.to else {
+    let Some(to) = to else {
         return Err(CliError::new(ErrorKind::Internal, "neither --to nor --root is left").into());
     };
-    let (fetched, placed) = into_private(to, reference.clone(), origin_id, origin, meter, cancel).await?;
-    let mut outcome = described(args, &fetched, absolute(to)?);
+    let (fetched, placed) = into_private(&to, reference.clone(), origin_id, origin, meter, cancel).await?;
+    let mut outcome = described(args, &fetched, to.path().to_owned());
     outcome.placed = Some(placed);
     outcome.durable = false;
     Ok(outcome)
 }
 
 /// Ends a fetch into a store that stays: everything durable, then, if asked, a copy.
-async fn finish_in_root(direct: Direct, fetched: anyhow::Result<Fetched>, args: &FetchArgs) -> anyhow::Result<Outcome> {
+async fn finish_in_root(
+    direct: Direct,
+    fetched: anyhow::Result<Fetched>,
+    args: &FetchArgs,
+    to: Option<&Destination>,
+) -> anyhow::Result<Outcome> {
     let fetched = match fetched {
         Ok(fetched) => fetched,
         Err(error) => {
@@ -298,33 +358,31 @@ async fn finish_in_root(direct: Direct, fetched: anyhow::Result<Fetched>, args: 
         }
     };
     let mut outcome = described(args, &fetched, fetched.model.path.clone());
-    if let Some(to) = &args.to {
+    if let Some(to) = to {
         let manifest = direct
             .store()
             .manifest(&fetched.model.record.manifest)
             .ok_or_else(|| CliError::new(ErrorKind::Internal, "the manifest of a published model is gone"))?;
         let take = if args.link { Take::Link } else { Take::Copy };
-        outcome.placed = Some(place(fetched.model.path.clone(), (*manifest).clone(), to, take).await?);
-        remove_if_empty(&private_root(to));
-        outcome.path = absolute(to)?;
+        outcome.placed = Some(place(fetched.model.path.clone(), (*manifest).clone(), to.path(), take).await?);
+        to.clear()?;
+        to.path().clone_into(&mut outcome.path);
     }
     direct.close(true).await.context("close the store")?;
-    outcome.durable = args.to.is_none();
+    outcome.durable = to.is_none();
     Ok(outcome)
 }
 
 /// Fetches into a private store below `to`, moves the files out of it, and removes it.
 async fn into_private(
-    to: &Path,
+    to: &Destination,
     reference: Reference,
     origin_id: OriginId,
     origin: Arc<dyn crate::model::source::Origin>,
     meter: &mut Meter,
     cancel: &CancellationToken,
 ) -> anyhow::Result<(Fetched, &'static str)> {
-    let root = private_root(to);
-    std::fs::create_dir_all(to).with_context(|| format!("make directory {}", to.display()))?;
-    let direct = Direct::open(&root.join("store"), meter, cancel).await?;
+    let direct = Direct::open(&to.private_store(), meter, cancel).await?;
     let fetched = match direct.fetch(reference, origin_id, origin, meter, cancel).await {
         Ok(fetched) => fetched,
         Err(error) => {
@@ -338,10 +396,9 @@ async fn into_private(
         .store()
         .manifest(&fetched.model.record.manifest)
         .ok_or_else(|| CliError::new(ErrorKind::Internal, "the manifest of a published model is gone"))?;
-    let placed = place(fetched.model.path.clone(), (*manifest).clone(), to, Take::Move).await?;
+    let placed = place(fetched.model.path.clone(), (*manifest).clone(), to.path(), Take::Move).await?;
     direct.close(false).await?;
-    make_removable(&root)?;
-    std::fs::remove_dir_all(&root).with_context(|| format!("remove {}", root.display()))?;
+    to.clear()?;
     Ok((fetched, placed))
 }
 
@@ -368,31 +425,4 @@ fn described(args: &FetchArgs, fetched: &Fetched, path: PathBuf) -> Outcome {
         durable: true,
         warnings: fetched.warnings.clone(),
     }
-}
-
-fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("resolve {}", path.display()))
-}
-
-/// Trees are read-only directories; an unprivileged owner must be allowed to write before it can remove.
-fn make_removable(root: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let mut waiting = vec![root.to_owned()];
-    while let Some(directory) = waiting.pop() {
-        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700))
-            .with_context(|| format!("set permissions of {}", directory.display()))?;
-        for entry in std::fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                waiting.push(entry.path());
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Takes away the staging directory of an earlier, interrupted kind of fetch when nothing is left in it.
-fn remove_if_empty(directory: &Path) {
-    // Not empty, or not there: both fine.
-    let _ = std::fs::remove_dir(directory);
 }

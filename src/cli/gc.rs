@@ -10,10 +10,13 @@ use super::target;
 use crate::base::lifecycle::CancellationToken;
 use crate::base::units::ByteSize;
 use crate::prewarm::wire::{GcReport, GcRequest};
+use crate::store::ReadOnlyStore;
 
 pub(super) async fn run(args: GcArgs) -> anyhow::Result<ExitCode> {
     let report: GcReport = match &args.root {
         Some(root) if args.daemon.daemon.is_none() => {
+            // A mistyped root is no reason to make a store there.
+            ReadOnlyStore::open(root)?;
             let meter = Meter::new("gc", args.json);
             let direct = Direct::open(root, &meter, &CancellationToken::new()).await?;
             let (store, all) = (direct.store().clone(), args.all);
@@ -32,8 +35,8 @@ pub(super) async fn run(args: GcArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     println!("{} models, {} blobs, {} given back", report.models.len(), report.blobs, ByteSize(report.bytes));
-    for (model, why) in &report.kept {
-        println!("{model} stays: {why}");
+    for kept in &report.kept {
+        println!("{} stays: {}", kept.model, kept.why);
     }
     Ok(ExitCode::SUCCESS)
 }

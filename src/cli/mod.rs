@@ -4,6 +4,7 @@
 mod args;
 #[cfg(feature = "demo")]
 mod demo;
+mod destination;
 mod direct;
 mod error;
 mod fetch;
@@ -43,6 +44,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    // A kernel that refuses leaves things as they were; nothing of ours depends on it.
+    let _ = crate::sys::dump::forbid();
     crate::origin::install_tls_provider();
     let outcome = run(cli);
     match outcome {

@@ -81,6 +81,11 @@ fn parse(text: &str) -> Result<Target, CliError> {
     if let Some(path) = text.strip_prefix("unix:") {
         return Ok(Target::Unix(PathBuf::from(path.strip_prefix("//").unwrap_or(path))));
     }
+    if text.contains('@') {
+        // It would be in every message about the daemon.
+        let detail = "a daemon's address has no user and password: give its token with --token-file FILE";
+        return Err(CliError::invalid(detail));
+    }
     match url::Url::parse(text) {
         Ok(url) if url.scheme() == "http" && url.host_str().is_some() => Ok(Target::Http(url)),
         _ => {

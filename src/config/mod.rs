@@ -67,7 +67,7 @@ impl Settings {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(path) = file {
             // A file that is named must be there: figment takes a missing one for an empty one.
-            if let Err(error) = std::fs::File::open(path) {
+            if let Err(error) = std::fs::read_to_string(path) {
                 return Err(Problems(vec![format!("  {}: {error}", path.display())]));
             }
             figment = figment.merge(Toml::file_exact(path));
@@ -200,6 +200,9 @@ mod tests {
         }
         assert!(load("[store]\ncapacity = \"ten\"\n").unwrap_err().contains("capacity"));
         assert!(load("not toml").is_err());
+        let directory = tempfile::tempdir().unwrap();
+        let told = Settings::load(Some(directory.path()), &Flags::default()).unwrap_err().to_string();
+        assert!(told.contains(directory.path().to_str().unwrap()), "{told}");
         let missing = Settings::load(Some(Path::new("/does/not/exist.toml")), &Flags::default()).unwrap_err();
         assert!(missing.to_string().contains("/does/not/exist.toml"));
     }

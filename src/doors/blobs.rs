@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 
 use super::Node;
+use super::api::{NotHere, OriginProblems, Problems};
 use super::problem::problem;
 use super::reader::Reader;
 use crate::base::ErrorKind;
@@ -21,7 +22,18 @@ use crate::prewarm::wire::Problem;
 use crate::store::{BlobReader, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, Which};
 
-/// `GET` and `HEAD /v1/blobs/{blake3}`
+/// A blob or a range of it: every group of 1 MiB is proved before a byte of it leaves.
+#[utoipa::path(get, path = "/v1/blobs/{hash}",
+    params(("hash" = String, Path), ("range" = Option<String>, Header, description = "One range of bytes")),
+    responses(
+        (status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 206, body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 304, description = "As `If-None-Match` has it"),
+        (status = 416, description = "The blob has no such range", body = Problem, content_type = "application/problem+json"),
+        Problems,
+        NotHere,
+        OriginProblems,
+    ))]
 pub(super) async fn blob(
     State(node): State<Node>,
     reader: Reader,

@@ -22,7 +22,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::base::ErrorKind;
 use crate::digest::Hash;
-use crate::model::{Credential, DOCUMENT_LIMIT, Manifest};
+use crate::model::{Credential, DOCUMENT_LIMIT, Manifest, Secret};
 use crate::prewarm::wire::{CREDENTIAL_HEADER, GcReport, GcRequest, JobView, ModelView, PrewarmRequest, Problem};
 
 /// Largest answer that is read whole.
@@ -44,7 +44,7 @@ pub enum Target {
 #[derive(Clone, Debug)]
 pub struct Client {
     target: Arc<Target>,
-    token: Option<Arc<str>>,
+    token: Option<Arc<Secret>>,
     /// Shown with every request, for what not everybody may read.
     credential: Option<Arc<Credential>>,
 }
@@ -116,7 +116,7 @@ impl Client {
     /// A client; nothing is connected yet.
     #[must_use]
     pub fn new(target: Target, token: Option<String>) -> Self {
-        Self { target: Arc::new(target), token: token.map(Arc::from), credential: None }
+        Self { target: Arc::new(target), token: token.map(Secret::new).map(Arc::new), credential: None }
     }
 
     /// The same client, which shows a credential with every request.
@@ -303,7 +303,7 @@ impl Client {
             request = request.header(RANGE, range);
         }
         if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+            request = request.header(AUTHORIZATION, format!("Bearer {}", token.reveal()));
         }
         if let Some(credential) = &self.credential {
             let text = serde_json::to_string(credential.as_ref()).unwrap_or_default();

@@ -87,21 +87,26 @@ impl Credential {
         }
     }
 
-    /// What is wrong with it as a credential, if something is. Never says any of it.
-    ///
-    /// # Errors
-    /// Empty or overlong parts, or control characters where a header is to be made of it.
-    pub fn check(&self) -> Result<(), String> {
-        let secrets: Vec<&Secret> = match self {
+    /// Every secret in it.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<&Secret> {
+        match self {
             Self::Bearer(one) | Self::AzureKey(one) | Self::AzureSas(one) | Self::GoogleServiceAccount(one) => {
                 vec![one]
             }
             Self::Aws { access_key_id, secret_access_key, session_token } => {
                 [access_key_id, secret_access_key].into_iter().chain(session_token).collect()
             }
-        };
+        }
+    }
+
+    /// What is wrong with it as a credential, if something is. Never says any of it.
+    ///
+    /// # Errors
+    /// Empty or overlong parts, or control characters where a header is to be made of it.
+    pub fn check(&self) -> Result<(), String> {
         let lines = matches!(self, Self::GoogleServiceAccount(_));
-        for Secret(text) in secrets {
+        for Secret(text) in self.secrets() {
             let broken = |c: char| c.is_control() && !(lines && c.is_ascii_whitespace());
             if text.is_empty() || text.len() > LENGTH_LIMIT || text.chars().any(broken) {
                 return Err(format!("the {} credential is empty, longer than 16 KiB or not printable", self.kind()));

@@ -1,5 +1,6 @@
 //! Nouns: pure, serialisable, no I/O.
 
+mod authority;
 mod credential;
 mod facts;
 mod key;

@@ -27,6 +27,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::authority::{bucket, container, google_bucket, host, repository};
 use super::{FilePath, Revision};
 
 /// How an origin is reached.
@@ -393,9 +394,15 @@ impl FromStr for Reference {
 
 /// The text without query and userinfo, shortened: safe to print.
 fn shown(text: &str) -> String {
-    let text = text.split('?').next().unwrap_or_default();
+    let text = text.split(['?', '#']).next().unwrap_or_default();
     let text = match text.split_once("://") {
         Some((scheme, rest)) => {
+            // A password with a slash in it seems to end the authority: what looks like a port is then no number.
+            let seeming = rest.split('/').next().unwrap_or_default();
+            let no_port = seeming
+                .rsplit_once(':')
+                .is_some_and(|(_, port)| !port.ends_with(']') && !port.bytes().all(|b| b.is_ascii_digit()));
+            let rest = if no_port { rest.rsplit('@').next().unwrap_or_default() } else { rest };
             let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
             let authority = authority.rsplit('@').next().unwrap_or_default();
             format!("{scheme}://{authority}{path}")
@@ -414,48 +421,6 @@ fn clean(path: &str) -> Result<(), String> {
         return Err("has an empty, `.` or `..` segment".to_owned());
     }
     Ok(())
-}
-
-fn host(scheme: Scheme, authority: &str) -> Option<String> {
-    let parsed = url::Url::parse(&format!("{}://{authority}/", scheme.as_str())).ok()?;
-    let name = parsed.host_str()?;
-    // The default port is normalised away, so that one origin has one identity.
-    Some(parsed.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}")))
-}
-
-/// An organisation's or a model's name.
-fn repository(name: &str) -> Option<String> {
-    let ok = (1..=96).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
-        && !name.starts_with(['.', '-'])
-        && !matches!(name, "datasets" | "spaces" | "api");
-    ok.then(|| name.to_owned())
-}
-
-fn bucket(name: &str) -> Option<String> {
-    let ok = (3..=63).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_'))
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    ok.then(|| name.to_owned())
-}
-
-/// A bucket of Google's: dots part it as in a host name, and make room for a longer one.
-fn google_bucket(name: &str) -> Option<String> {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
-    let ok = (3..=222).contains(&name.len())
-        && name.split('.').all(|part| (1..=63).contains(&part.len()) && part.bytes().all(inner))
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.ends_with(|c: char| c.is_ascii_alphanumeric());
-    ok.then(|| name.to_owned())
-}
-
-/// A container of Azure's; `$root` and `$web` are the two that the service itself names.
-fn container(name: &str) -> Option<String> {
-    let ok = (3..=63).contains(&name.len())
-        && name
-            .split('-')
-            .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()));
-    (ok || matches!(name, "$root" | "$web")).then(|| name.to_owned())
 }
 
 fn decode(text: &str) -> Option<String> {
@@ -538,6 +503,8 @@ mod tests {
             ("file:///a%00b", "control character"),
             ("https://user:secret@host/m", "names a user"),
             ("https://host/m?X-Amz-Signature=secret", "presigned"),
+            ("https://user:sec/secret@host/m", "has no valid host"),
+            ("https://host/m#secret", "fragment"),
             ("https:///m", "host"),
             ("s3://B/x", "bucket"),
             ("s3://bucket/x@main", "not a revision"),

@@ -90,7 +90,7 @@ pub enum SourceError {
         what: String,
     },
     /// Asked to slow down.
-    #[error("{what} asks to slow down")]
+    #[error("{what} asks to slow down{}", for_so_long(*retry_after))]
     RateLimited {
         /// Host or object.
         what: String,
@@ -170,6 +170,10 @@ pub trait Origin: RangeSource {
         let _ = resolution;
         Ok(())
     }
+}
+
+fn for_so_long(wait: Option<Duration>) -> String {
+    wait.map_or_else(String::new, |wait| format!(" for {} s", wait.as_secs_f64().ceil()))
 }
 
 // === impl Validator ===

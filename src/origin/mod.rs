@@ -8,13 +8,16 @@ mod allow;
 mod client;
 mod config;
 pub mod conformance;
+mod discreet;
 mod encoding;
+mod excerpt;
 mod file;
 mod held;
 mod http;
 mod hub;
 mod object;
 mod own;
+mod pause;
 mod published;
 mod range;
 mod selected;
@@ -29,6 +32,8 @@ pub use own::own_credential;
 
 use self::allow::AllowList;
 use self::client::Clients;
+use self::discreet::Discreet;
+use self::pause::Pauses;
 use crate::model::sink::Sink;
 use crate::model::source::{Origin, SourceError};
 use crate::model::{OriginId, Reference, Rights, Scheme};
@@ -39,6 +44,10 @@ pub struct Origins {
     config: Arc<Config>,
     allow: Arc<AllowList>,
     clients: Clients,
+    /// Servers that want to be left alone.
+    pauses: Pauses,
+    /// Listings that one of them has interrupted.
+    unfinished: hub::Unfinished,
 }
 
 // === impl Origins ===
@@ -51,7 +60,13 @@ impl Origins {
     pub fn new(config: Config) -> Result<Self, SourceError> {
         let allow = Arc::new(AllowList::new(&config.allow)?);
         let clients = Clients::new(&config, Arc::clone(&allow))?;
-        Ok(Self { config: Arc::new(config), allow, clients })
+        Ok(Self {
+            config: Arc::new(config),
+            allow,
+            clients,
+            pauses: Pauses::default(),
+            unfinished: hub::Unfinished::default(),
+        })
     }
 
     /// The origin of a reference, asked with these rights.
@@ -63,14 +78,17 @@ impl Origins {
         crate::model::check_globs(&reference.selection)
             .map_err(|error| SourceError::Invalid { detail: error.to_string() })?;
         let egress = self.clients.egress(self.listing(reference));
-        Ok(match reference.scheme {
+        let origin: Arc<dyn Origin> = match reference.scheme {
             Scheme::File => Arc::new(file::FileOrigin::new(self.config.files_max, rights)?),
             Scheme::Http | Scheme::Https => Arc::new(http::HttpOrigin::new(self.clients.clone(), rights)?),
-            Scheme::Hf => Arc::new(hub::HubOrigin::new(reference, &egress, rights, &self.config)?),
+            Scheme::Hf => {
+                Arc::new(hub::HubOrigin::new(reference, &egress, rights, &self.config, &self.pauses, &self.unfinished)?)
+            }
             Scheme::S3 | Scheme::Gs | Scheme::Az => {
                 Arc::new(object::ObjectOrigin::new(reference, egress, rights, &self.config)?)
             }
-        })
+        };
+        Ok(Arc::new(Discreet::new(origin, rights)))
     }
 
     /// The place of a reference, to be written to with these rights: a directory or a bucket.
@@ -80,14 +98,15 @@ impl Origins {
     pub fn sink(&self, reference: &Reference, rights: &Rights) -> Result<Arc<dyn Sink>, SourceError> {
         self.allow.check_reference(reference)?;
         let egress = self.clients.egress(self.listing(reference));
-        match reference.scheme {
-            Scheme::File => Ok(Arc::new(file::FileSink::new(reference))),
-            Scheme::S3 | Scheme::Gs | Scheme::Az => object::sink(reference, egress, rights, &self.config),
+        let sink: Arc<dyn Sink> = match reference.scheme {
+            Scheme::File => Arc::new(file::FileSink::new(reference)),
+            Scheme::S3 | Scheme::Gs | Scheme::Az => object::sink(reference, egress, rights, &self.config)?,
             Scheme::Http | Scheme::Https | Scheme::Hf => {
                 let detail = format!("{} cannot be written to: name a directory or a bucket", reference.base());
-                Err(SourceError::Invalid { detail })
+                return Err(SourceError::Invalid { detail });
             }
-        }
+        };
+        Ok(Arc::new(Discreet::new(sink, rights)))
     }
 
     /// The identity of a reference's origin: for object stores and hf it includes the endpoint in force.

@@ -11,17 +11,15 @@ use futures_util::{StreamExt, stream};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, LAST_MODIFIED, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 
+use super::excerpt::excerpt;
 use crate::model::source::{RangeBody, SourceError, Validator};
 use crate::sys::mutant::mutant;
 
-/// Longest wait that a `Retry-After` is taken for; more is treated as this and tried again.
-const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(300);
+/// Longest wait that a `Retry-After` is taken for; more is treated as this. Whether so long is waited is the transfer's to decide.
+pub(super) const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
-/// How much of an error's body goes into its message.
-const EXCERPT: usize = 200;
-
-/// How much of an error's body is read: the codes that stores give are within the first hundreds of bytes.
-const BODY_LIMIT: usize = 4096;
+/// How much of such a body is read; of an error, a line of it goes into the message.
+const ERROR_BODY: usize = 8 << 10;
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -59,7 +57,10 @@ pub(super) async fn body_of(answer: Response, asked: Asked) -> Result<RangeBody,
     if let Some(encoding) = answer.headers().get(CONTENT_ENCODING)
         && encoding != "identity"
     {
-        return Err(protocol(format!("the body is encoded ({encoding:?}) although identity was asked for")));
+        return Err(protocol(format!(
+            "the body is encoded ({:.20}) although identity was asked for",
+            excerpt(&String::from_utf8_lossy(encoding.as_bytes()))
+        )));
     }
     let length = answer.content_length();
     let wanted = asked.range.end - asked.range.start;
@@ -148,33 +149,27 @@ fn check_unchanged(headers: &HeaderMap, asked: &Asked) -> Result<(), SourceError
 
 /// What a status that is no success means.
 pub(super) async fn refusal(answer: Response, what: &str, stall: Duration) -> SourceError {
-    Excerpt::read(answer, stall).await.meaning(what)
+    Reply::read(answer, stall).await.meaning(what)
 }
 
-/// An answer without much of a body: as much of it as is worth reading.
+/// An answer without much of a body.
 #[derive(Debug)]
-pub(super) struct Excerpt {
+pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: String,
 }
 
-impl Excerpt {
+impl Reply {
     /// Reads it. A body that breaks off or falls silent is what has come of it by then.
     pub(super) async fn read(answer: Response, stall: Duration) -> Self {
         let (status, headers) = (answer.status(), answer.headers().clone());
-        let (mut body, mut pieces) = (Vec::new(), answer.bytes_stream());
-        while body.len() < BODY_LIMIT
-            && let Ok(Some(Ok(piece))) = tokio::time::timeout(stall, pieces.next()).await
-        {
-            body.extend_from_slice(&piece[..piece.len().min(BODY_LIMIT - body.len())]);
-        }
-        Self { status, headers, body: String::from_utf8_lossy(&body).into_owned() }
+        Self { status, headers, body: beginning(answer, stall).await }
     }
 
-    /// Status and the beginning of the body, for people.
+    /// Status and what may be shown of the body, for people.
     pub(super) fn detail(&self) -> String {
-        let excerpt: String = self.body.chars().filter(|c| !c.is_control()).take(EXCERPT).collect();
+        let excerpt = excerpt(&self.body);
         if excerpt.is_empty() { self.status.to_string() } else { format!("{}: {excerpt}", self.status) }
     }
 
@@ -205,25 +200,61 @@ impl Excerpt {
     }
 }
 
+/// What may be shown of an error's body.
+pub(super) async fn error_text(answer: Response, stall: Duration) -> String {
+    excerpt(&beginning(answer, stall).await)
+}
+
+/// As much of a body as is worth reading.
+async fn beginning(answer: Response, stall: Duration) -> String {
+    let mut bytes = Vec::new();
+    let mut body = answer.bytes_stream();
+    let reading = async {
+        while let Some(Ok(piece)) = body.next().await {
+            bytes.extend_from_slice(&piece[..piece.len().min(ERROR_BODY - bytes.len())]);
+            if bytes.len() == ERROR_BODY {
+                return;
+            }
+        }
+    };
+    // What has come until then is better than nothing.
+    let _ = tokio::time::timeout(stall, reading).await;
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What could not be read as the JSON that was expected. Where it broke is said, and not what stands there.
+pub(super) fn not_json(what: &str, error: &serde_json::Error) -> SourceError {
+    let detail = format!(
+        "its answer is not what such a server answers: {:?} error at line {} column {}",
+        error.classify(),
+        error.line(),
+        error.column()
+    );
+    SourceError::Protocol { what: what.to_owned(), detail }
+}
+
 /// What a failure below HTTP means.
 pub(super) fn transport(error: &reqwest::Error, what: &str, stall: Duration) -> SourceError {
     let what = what.to_owned();
     if error.is_timeout() {
         return SourceError::Stalled { what, after: stall };
     }
-    // The innermost cause says most, and has no URL in it.
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
+    // The innermost cause says most. The outermost has the URL in it, which may be signed, so it never speaks itself.
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause.and_then(std::error::Error::source) {
+        cause = Some(inner);
     }
-    let detail = cause.to_string();
+    let word = cause.map_or_else(|| "the request could not be made".to_owned(), ToString::to_string);
     if error.is_redirect() {
-        return SourceError::Denied { what, detail };
+        // Our own word: see the policy of the client.
+        return SourceError::Denied { what, detail: word };
     }
+    let detail = excerpt(&word);
     SourceError::Unavailable { what, detail }
 }
 
-fn retry_after(text: &str) -> Option<Duration> {
+/// The time that a `Retry-After` names, in seconds or as a date.
+pub(super) fn retry_after(text: &str) -> Option<Duration> {
     let wait = match text.trim().parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
@@ -279,7 +310,7 @@ mod tests {
     #[test]
     fn waits_are_bounded() {
         assert_eq!(retry_after("3"), Some(Duration::from_secs(3)));
-        assert_eq!(retry_after("86400"), Some(RETRY_AFTER_LIMIT));
+        assert_eq!(retry_after("864000"), Some(RETRY_AFTER_LIMIT));
         assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
         assert_eq!(retry_after("soon"), None);
     }

@@ -3,18 +3,48 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::base::ErrorKind;
 use crate::digest::Hash;
 use crate::model::{Credential, ModelId, ModelRecord};
-use crate::store::{Model, Pin};
+use crate::store::{Model, Pin, Usage};
 pub use crate::transfer::Priority;
 
 /// Carries a credential as JSON, as `credential` of a prewarm request does: on every route that reads.
 pub const CREDENTIAL_HEADER: &str = "preheat-credential";
 
+/// A credential, as it is written: one of its fields.
+#[derive(ToSchema)]
+#[schema(as = Credential)]
+#[expect(dead_code, reason = "it says to readers of the API what the type with the secrets in it cannot")]
+pub(crate) enum CredentialSchema {
+    /// A bearer token: for a hub, a web server, Google Cloud Storage or Azure.
+    #[schema(rename = "bearer")]
+    Bearer(String),
+    /// Keys of S3 and what speaks like it.
+    #[schema(rename = "aws")]
+    Aws {
+        /// Names the key.
+        access_key_id: String,
+        /// Signs.
+        secret_access_key: String,
+        /// Of temporary keys.
+        session_token: Option<String>,
+    },
+    /// A key of an Azure storage account.
+    #[schema(rename = "azure_key")]
+    AzureKey(String),
+    /// A shared access signature of Azure.
+    #[schema(rename = "azure_sas")]
+    AzureSas(String),
+    /// The JSON text of a Google service account's key.
+    #[schema(rename = "google_service_account")]
+    GoogleServiceAccount(String),
+}
+
 /// How ready a model is wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
     /// On the node, verified, tree published.
@@ -25,7 +55,7 @@ pub enum Tier {
 }
 
 /// `POST /v1/prewarm`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrewarmRequest {
     /// What to have ready. This or `references`.
@@ -55,11 +85,12 @@ pub struct PrewarmRequest {
     pub wait: bool,
     /// What to show the origin, where not everybody may read it. Kept in memory, as long as the job runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<CredentialSchema>)]
     pub credential: Option<Credential>,
 }
 
 /// Where a job stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
     /// Waits for a place.
@@ -79,7 +110,7 @@ pub enum JobState {
 }
 
 /// Seconds still to go.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EtaSeconds {
     /// As likely sooner as later.
     pub p50: f64,
@@ -88,7 +119,7 @@ pub struct EtaSeconds {
 }
 
 /// What an estimate goes by. The later, the weaker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Basis {
     /// Everything in it was measured on this node, within the hour.
@@ -101,7 +132,7 @@ pub enum Basis {
 }
 
 /// A rate that an estimate goes by.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RateView {
     /// `origin`, `disk` or `memory`.
     pub of: String,
@@ -118,7 +149,7 @@ pub struct RateView {
 }
 
 /// Bytes that a tier lacks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MissingBytes {
     /// On the node.
     pub disk: u64,
@@ -127,7 +158,7 @@ pub struct MissingBytes {
 }
 
 /// Whether a deadline will hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Nine times in ten.
@@ -141,7 +172,7 @@ pub enum Verdict {
 }
 
 /// `POST /v1/estimate`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EstimateRequest {
     /// What. This or `references`.
@@ -161,11 +192,12 @@ pub struct EstimateRequest {
     pub deadline_seconds: Option<f64>,
     /// What to show the origin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<CredentialSchema>)]
     pub credential: Option<Credential>,
 }
 
 /// How long something would take, and what says so.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Estimate {
     /// Sum of file sizes.
     pub bytes_total: u64,
@@ -186,7 +218,7 @@ pub struct Estimate {
 }
 
 /// A stage of a job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StageView {
     /// `queue`, `resolve`, `first_byte`, `transfer`, `verify`, `publish`, `seal`, `warm`
     pub stage: String,
@@ -199,7 +231,7 @@ pub struct StageView {
 }
 
 /// One model of a job.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MemberView {
     /// What was asked.
     pub reference: String,
@@ -214,10 +246,12 @@ pub struct MemberView {
     /// Number of files.
     pub files: u64,
     /// The tree, once it is in place.
+    #[schema(value_type = Option<String>)]
     pub path: Option<PathBuf>,
     /// That tree's identity.
     pub tree: Option<TreeIdentity>,
     /// Digest of the manifest, once known.
+    #[schema(value_type = Option<String>)]
     pub manifest: Option<Hash>,
     /// What the reference resolved to.
     pub revision: Option<String>,
@@ -228,7 +262,7 @@ pub struct MemberView {
 }
 
 /// The directory behind a path, as the daemon sees it: a client in another mount namespace compares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TreeIdentity {
     /// `st_dev`
     pub device: u64,
@@ -237,7 +271,7 @@ pub struct TreeIdentity {
 }
 
 /// A job as it is answered.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobView {
     /// Its name.
     pub id: String,
@@ -264,10 +298,12 @@ pub struct JobView {
     /// Whether the deadline will be, or was, met; `null` without one or without a measure.
     pub deadline_met: Option<bool>,
     /// The tree, once it is in place.
+    #[schema(value_type = Option<String>)]
     pub path: Option<PathBuf>,
     /// That tree's identity.
     pub tree: Option<TreeIdentity>,
     /// Digest of the manifest, once known.
+    #[schema(value_type = Option<String>)]
     pub manifest: Option<Hash>,
     /// What the reference resolved to.
     pub revision: Option<String>,
@@ -293,7 +329,7 @@ pub struct JobView {
 }
 
 /// An error of the API (RFC 9457, `application/problem+json`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// `about:blank`: the kind says which.
     #[serde(rename = "type", default)]
@@ -313,17 +349,20 @@ pub struct Problem {
 }
 
 /// A published model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ModelView {
     /// Its name.
+    #[schema(value_type = String)]
     pub id: ModelId,
     /// The reference as it was typed.
     pub reference: String,
     /// What it resolved to.
     pub revision: String,
     /// Its tree.
+    #[schema(value_type = String)]
     pub path: PathBuf,
     /// Digest of its manifest.
+    #[schema(value_type = String)]
     pub manifest: Hash,
     /// Sum of file sizes.
     pub bytes: u64,
@@ -342,7 +381,7 @@ pub struct ModelView {
 }
 
 /// `POST /v1/gc`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GcRequest {
     /// Everything that is not pinned, leased or in use.
@@ -351,20 +390,57 @@ pub struct GcRequest {
 }
 
 /// What was removed.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GcReport {
     /// Models removed.
+    #[schema(value_type = Vec<String>)]
     pub models: Vec<ModelId>,
     /// Blobs removed.
     pub blobs: u64,
     /// Bytes given back.
     pub bytes: u64,
     /// Models that stayed, and why.
-    pub kept: Vec<(ModelId, String)>,
+    pub kept: Vec<KeptView>,
+}
+
+/// A model that stayed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct KeptView {
+    /// Which.
+    #[schema(value_type = String)]
+    pub model: ModelId,
+    /// `pinned`, `leased`, `in use` and the like.
+    pub why: String,
+}
+
+/// `GET /v1/node`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NodeView {
+    /// Version of the daemon.
+    pub version: String,
+    /// Whether it takes new work.
+    pub ready: bool,
+    /// Host name.
+    pub hostname: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// CPUs that it may use.
+    pub cpus: usize,
+    /// Bytes of memory: the machine's, or the cgroup's limit if that is smaller.
+    pub memory_bytes: u64,
+    /// Model names of NVIDIA GPUs.
+    pub gpus: Vec<String>,
+    /// The store's directory.
+    #[schema(value_type = String)]
+    pub root: PathBuf,
+    /// What the store holds.
+    pub usage: Usage,
+    /// Why the store has stopped writing, if it has.
+    pub halted: Option<String>,
 }
 
 /// `PUT /v1/models/{id}/pins/{pin}`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PinRequest {
     /// For people.
@@ -438,6 +514,7 @@ impl From<Model> for ModelView {
 impl From<crate::store::Evicted> for GcReport {
     fn from(done: crate::store::Evicted) -> Self {
         let crate::store::Evicted { models, blobs, bytes, kept } = done;
+        let kept = kept.into_iter().map(|(model, why)| KeptView { model, why }).collect();
         Self { models, blobs, bytes, kept }
     }
 }

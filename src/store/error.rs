@@ -33,6 +33,12 @@ pub enum StoreError {
         /// The root.
         root: PathBuf,
     },
+    /// Nothing is there to look at.
+    #[error("there is no preheat store at {root}: choose another --root")]
+    NoStore {
+        /// The root.
+        root: PathBuf,
+    },
     /// No room, and nothing more that may go.
     #[error("no space for {needed} bytes: {detail}")]
     NoSpace {
@@ -104,7 +110,7 @@ impl StoreError {
             Self::NewerFormat { .. } | Self::NotAStore { .. } | Self::Refused { .. } => ErrorKind::Invalid,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
-            Self::Missing { .. } => ErrorKind::NotFound,
+            Self::Missing { .. } | Self::NoStore { .. } => ErrorKind::NotFound,
             Self::Halted { .. } => ErrorKind::Unavailable,
             Self::Io { source, .. } => ErrorKind::of_io(source),
             Self::Misuse { .. } => ErrorKind::Internal,

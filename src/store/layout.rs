@@ -105,7 +105,7 @@ impl Layout {
         match fs::read(&format) {
             Ok(text) => self.check_format(&text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(StoreError::Missing { what: format!("a store at {}", self.root.display()) })
+                Err(StoreError::NoStore { root: self.root.clone() })
             }
             Err(error) => Err(error).at("read format", &format),
         }

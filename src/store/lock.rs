@@ -1,12 +1,22 @@
 //! One writer a root. The lock is `flock(2)`: it goes when its process goes, however that ends, so there are no stale locks.
-//! The file says who holds it, for the error message of the next.
+//! The file says who holds it, for the next: a fetch waits for a fetch, and everybody else is told.
+//!
+//! Lock and name are two steps. Whoever comes between them finds no name, or the name of a holder long gone, and would give up
+//! where it should wait. So a name counts once it has been read twice with a pause between.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use super::error::IoContext;
 use super::layout::Layout;
 use super::{Holder, StoreError};
+
+/// Between two looks at the name: some thousand times what writing it takes, and not felt by who is refused.
+const NAME_PAUSE: Duration = Duration::from_millis(20);
+
+/// Looks at most: a second, for a holder on a machine that is busy.
+const NAME_READS: u32 = 50;
 
 /// The held lock; released when dropped.
 #[derive(Debug)]
@@ -19,27 +29,98 @@ pub(super) struct RootLock {
 impl RootLock {
     pub(super) fn take(layout: &Layout, holder: &Holder) -> Result<Self, StoreError> {
         let path = layout.lock();
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .open(&path)
             .at("open lock (is the store's directory writable?)", &path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                // The holder may be writing it at this moment; an unknown holder is still a holder.
-                let _ = Read::take(&mut file, 4096).read_to_string(&mut text);
-                let unknown = Holder { role: "unknown".to_owned(), pid: 0 };
-                let holder = serde_json::from_str(&text).unwrap_or(unknown);
-                return Err(StoreError::Locked { root: layout.root().to_owned(), holder });
+        let mut named = None;
+        for _ in 0..NAME_READS {
+            match file.try_lock() {
+                Ok(()) => {
+                    let text = serde_json::to_vec(holder).unwrap_or_default();
+                    file.set_len(0).and_then(|()| file.write_all_at(&text, 0)).at("write lock", &path)?;
+                    return Ok(Self { _file: file });
+                }
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error).at("lock", &path),
             }
-            Err(TryLockError::Error(error)) => return Err(error).at("lock", &path),
+            let name = read_name(&file);
+            if name.is_some() && name == named {
+                break;
+            }
+            named = name;
+            std::thread::sleep(NAME_PAUSE);
         }
-        let text = serde_json::to_vec(holder).unwrap_or_default();
-        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&text)).at("write lock", &path)?;
-        Ok(Self { _file: file })
+        // An unknown holder is still a holder.
+        let holder = named.unwrap_or_else(|| Holder { role: "unknown".to_owned(), pid: 0 });
+        Err(StoreError::Locked { root: layout.root().to_owned(), holder })
+    }
+}
+
+fn read_name(file: &File) -> Option<Holder> {
+    let mut text = [0; 4096];
+    let length = file.read_at(&mut text, 0).ok()?;
+    serde_json::from_slice(&text[..length]).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(role: &str, pid: u32) -> Holder {
+        Holder { role: role.to_owned(), pid }
+    }
+
+    /// A root whose lock is held by a process that is about to write its name.
+    fn between_lock_and_name(written: &str) -> (tempfile::TempDir, Layout, File) {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path());
+        std::fs::write(layout.lock(), written).unwrap();
+        let file = OpenOptions::new().write(true).open(layout.lock()).unwrap();
+        file.try_lock().unwrap();
+        (root, layout, file)
+    }
+
+    fn told(layout: &Layout) -> Holder {
+        match RootLock::take(layout, &holder("fetch", 3)) {
+            Err(StoreError::Locked { holder, .. }) => holder,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_holder_that_is_just_writing_its_name_is_known_by_it() {
+        for before in ["", r#"{"role":"serve","pid":1}"#] {
+            let (_root, layout, file) = between_lock_and_name(before);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    std::thread::sleep(NAME_PAUSE / 2);
+                    file.set_len(0).unwrap();
+                    file.write_all_at(br#"{"role":"fetch","pid":2}"#, 0).unwrap();
+                });
+                assert_eq!(told(&layout), holder("fetch", 2), "the file had: {before}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_holder_without_a_name_is_a_holder() {
+        let (_root, layout, _file) = between_lock_and_name("");
+        assert_eq!(told(&layout), holder("unknown", 0));
+    }
+
+    #[test]
+    fn a_lock_that_becomes_free_meanwhile_is_taken() {
+        let (_root, layout, file) = between_lock_and_name("");
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(NAME_PAUSE / 2);
+                drop(file);
+            });
+            RootLock::take(&layout, &holder("fetch", 3)).unwrap();
+        });
     }
 }

@@ -99,7 +99,7 @@ pub struct Model {
 }
 
 /// Why a model may not be evicted.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pin {
     /// Chosen by who pins; the same id replaces. `[a-z0-9-]`, at most 63.
@@ -111,7 +111,7 @@ pub struct Pin {
 }
 
 /// What the store holds, in bytes allocated on disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Usage {
     /// The cap in force.
     pub capacity: u64,
@@ -223,7 +223,7 @@ impl Store {
         // Trees are named by absolute paths, whatever the working directory is later.
         let root = std::path::absolute(root).at("resolve store directory", root)?;
         let layout = Layout::new(&root);
-        std::fs::create_dir_all(&root).at("make store directory", &root)?;
+        crate::sys::durable::make_directories(&root).at("make store directory", &root)?;
         // Somebody else's directory stays as it is.
         layout.recognise()?;
         let lock = RootLock::take(&layout, holder)?;

@@ -15,7 +15,7 @@ use super::recover::read_limited;
 use super::{Fault, Model, Pin, StoreError, Verification, now};
 use crate::base::{BootId, ErrorKind};
 use crate::digest::{Hash, group_count};
-use crate::model::{Manifest, ModelRecord};
+use crate::model::{Manifest, ModelId, ModelRecord, Tenant};
 
 /// A root as a bystander sees it.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl ReadOnlyStore {
     /// Opens a root for looking.
     ///
     /// # Errors
-    /// `Missing`, `NotAStore`, `NewerFormat`, or I/O.
+    /// `NoStore`, `NotAStore`, `NewerFormat`, or I/O.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let layout = Layout::new(root);
         layout.check()?;
@@ -224,10 +224,15 @@ impl ReadOnlyStore {
             if !tree.is_dir() {
                 continue;
             }
+            // While it is being mended its new blob has no name yet. Asked before the blob is looked for: the name comes first.
+            let unsettled = self.is_unsettled(&tenant, &id);
             for file in manifest.files() {
-                let wrong = match sizes.get(&file.blake3) {
+                // What was sealed since the list was made is there, and hashed next time.
+                let sealed_since = || Some(fs::symlink_metadata(self.layout.blob(&file.blake3)).ok()?.len());
+                let wrong = match sizes.get(&file.blake3).copied().or_else(sealed_since) {
+                    None if unsettled => None,
                     None => Some("its blob is missing"),
-                    Some(size) if *size != file.size => Some("its blob has another size"),
+                    Some(size) if size != file.size => Some("its blob has another size"),
                     Some(_) => self.wrong_link(&tree.join(&file.path), &file.blake3),
                 };
                 if let Some(what) = wrong.filter(|_| path.exists() && tree.is_dir()) {
@@ -239,6 +244,13 @@ impl ReadOnlyStore {
             }
         }
         Ok(())
+    }
+
+    /// Whether a model of this boot waits to become durable.
+    fn is_unsettled(&self, tenant: &Tenant, id: &ModelId) -> bool {
+        let pending = read_limited(&self.layout.pending(tenant, id));
+        let pending = pending.and_then(|text| serde_json::from_slice::<Pending>(&text).ok());
+        pending.is_some_and(|pending| BootId::current().is_ok_and(|boot| pending.boot == boot))
     }
 
     /// What is wrong with a tree's file, if anything.

@@ -36,6 +36,17 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// Makes a directory and those above it, unless it is there.
+///
+/// # Errors
+/// `NotADirectory` if something else has its name, which the standard library calls `AlreadyExists`.
+pub fn make_directories(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+        _ => error,
+    })
+}
+
 /// Starts writing dirty pages of `file` without waiting, so that a batch of later syncs overlaps. A hint: failure is ignored.
 pub fn start_writeback(file: &File) {
     use std::os::fd::AsRawFd;

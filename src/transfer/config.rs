@@ -80,7 +80,8 @@ impl Default for Config {
             retry_attempts: 8,
             retry_first: Span(Duration::from_millis(250)),
             retry_longest: Span(Duration::from_secs(30)),
-            retry_after_longest: Span(Duration::from_secs(300)),
+            // Hubs count in windows of 300 s, and are asked again a second after one ends.
+            retry_after_longest: Span(Duration::from_secs(310)),
             stall: Span(Duration::from_secs(10)),
             stall_bytes: ByteSize(10 * 1024),
             replans: 2,

@@ -37,7 +37,8 @@ where
                 if wait > config.retry_after_longest.0 {
                     return Err(error);
                 }
-                wait
+                // All that wait for one server would come back in one moment.
+                wait + backoff.wait(1, &mut jitter)
             }
             // A listing that changed while it was read is read again.
             _ if error.is_change() && failures < config.retry_attempts => backoff.wait(failures, &mut jitter),

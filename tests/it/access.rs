@@ -15,6 +15,7 @@ use preheat::prewarm::wire::{JobState, PrewarmRequest};
 
 use super::support::command::Daemon;
 use super::support::model::{Files, MIB, manifest, model};
+use super::support::secret;
 use super::support::web::{Fault, Web};
 
 const SHARD: &str = "model-00001-of-00002.safetensors";
@@ -76,11 +77,11 @@ impl Node {
              [access]\nrevalidate_after = \"{}s\"\n{more}\
              [[access.scopes]]\nname = \"team-a\"\ntoken_file = {:?}\nuids = [4001]\nbytes_max = \"1GiB\"\n\
              [[access.scopes]]\nname = \"team-b\"\ntoken_file = {:?}\nuids = [4002]\n",
-            put("operator", "token-of-the-operator"),
+            put("operator", &secret("token-of-the-operator")),
             allow.join(", "),
             FRESH.as_secs(),
-            put("a", "the-token-of-team-a"),
-            put("b", "the-token-of-team-b"),
+            put("a", &secret("the-token-of-team-a")),
+            put("b", &secret("the-token-of-team-b")),
         );
         let config = put("config.toml", &config);
         let daemon = Daemon::start(directory.path(), &["--config", &config]);
@@ -89,8 +90,8 @@ impl Node {
 
     fn client(&self, token: Option<&str>, credential: Option<&str>) -> Client {
         let target = Target::Http(self.daemon.url.parse().unwrap());
-        let credential = credential.map(|text| Credential::Bearer(Secret::new(text.to_owned())));
-        Client::new(target, token.map(str::to_owned)).with_credential(credential)
+        let credential = credential.map(|text| Credential::Bearer(Secret::new(secret(text))));
+        Client::new(target, token.map(secret)).with_credential(credential)
     }
 }
 

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use preheat::model::Manifest;
+
 use super::support::command::{Daemon, code, fails, json, preheat, run, stderr, stdout};
 use super::support::model::{Files, MIB, manifest, model, read, shard, total, with_more, write};
 use super::support::web::{Fault, Web};
@@ -144,7 +146,18 @@ fn what_is_wrong_with_a_root_is_said() {
     std::fs::write(root.join("FORMAT"), format.replace('1', "9")).unwrap();
     fails(&run(&["fetch", &reference, "--root", text(&root)]), 64, &["format 9", "upgrade"]);
     fails(&run(&["models", "--root", text(&root)]), 64, &["format 9", "upgrade"]);
-    fails(&run(&["verify", "--root", text(&directory.path().join("none"))]), 66, &["none"]);
+    fails(&run(&["verify", "--root", text(&directory.path().join("none"))]), 66, &["none", "--root"]);
+    fails(&run(&["gc", "--root", text(&directory.path().join("none"))]), 66, &["none", "--root"]);
+    assert!(!directory.path().join("none").exists(), "looking makes no store");
+    let file = other.join("mine.txt");
+    for verb in ["verify", "models", "gc"] {
+        fails(&run(&[verb, "--root", text(&file)]), 64, &["mine.txt", "ot a directory"]);
+    }
+    for place in [&file, &file.join("below")] {
+        fails(&run(&["fetch", &reference, "--root", text(place)]), 64, &["mine.txt", "ot a directory"]);
+        fails(&run(&["fetch", &reference, "--to", text(place)]), 64, &["mine.txt", "ot a directory"]);
+    }
+    fails(&run(&["manifest", text(&file)]), 64, &["mine.txt", "directory"]);
     fails(&run(&["fetch", "file:///does/not/exist", "--to", text(&root.join("x"))]), 66, &["/does/not/exist"]);
 }
 
@@ -300,6 +313,65 @@ fn a_stopped_daemon_is_given_up() {
     assert_eq!(read(&to), files);
 }
 
+/// A daemon that says ready, whose store nobody here can see, and that then hangs: before the manifest, or before the first byte of
+/// a blob.
+async fn daemon_that_hangs(manifest: &Manifest, gives_manifest: bool) -> String {
+    use axum::Json;
+    use axum::routing::{get, post};
+    use preheat::prewarm::wire::{JobState, JobView};
+    let job = JobView {
+        id: "job-1".to_owned(),
+        state: JobState::Ready,
+        path: Some("/proc/none/tree".into()),
+        manifest: Some(manifest.digest()),
+        ..JobView::default()
+    };
+    let json = manifest.to_json();
+    let answer = move || {
+        let json = json.clone();
+        async move {
+            if !gives_manifest {
+                std::future::pending::<()>().await;
+            }
+            json
+        }
+    };
+    let blob = || async {
+        let nothing = futures_util::stream::pending::<std::io::Result<axum::body::Bytes>>();
+        (http::StatusCode::PARTIAL_CONTENT, axum::body::Body::from_stream(nothing))
+    };
+    let app = axum::Router::new()
+        .route("/v1/prewarm", post(move || async { Json(job) }))
+        .route("/v1/prewarm/{id}/events", get(|| async { "" }))
+        .route("/v1/manifests/{digest}", get(answer))
+        .route("/v1/blobs/{hash}", get(blob));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    at
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_hangs_after_it_said_ready_is_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = model(19, 2, 9 * MIB);
+    let reference = source(directory.path(), &files);
+    for (name, gives_manifest) in [("manifest", false), ("blobs", true)] {
+        let at = daemon_that_hangs(&manifest(&files), gives_manifest).await;
+        let (reference, to) = (reference.clone(), directory.path().join(name));
+        let place = to.clone();
+        let fetch = move || {
+            let named = ["--daemon", &at, "--daemon-timeout", "300ms", "--json"];
+            run(&[&["fetch", &reference, "--to", text(&place)], &named[..]].concat())
+        };
+        let output = tokio::task::spawn_blocking(fetch).await.unwrap();
+        assert_eq!(code(&output), 0, "{name}: {}", stderr(&output));
+        assert_eq!(json(&output)["source"], "origin", "{name}");
+        assert!(stderr(&output).contains("not used"), "{name}: {}", stderr(&output));
+        assert_eq!(read(&to), files, "{name}");
+    }
+}
+
 #[test]
 fn a_daemon_ends_in_order() {
     let directory = tempfile::tempdir().unwrap();
@@ -344,6 +416,51 @@ async fn an_interrupted_fetch_goes_on_where_it_was() {
     assert_eq!(read(&to), files);
     let (all, size) = (web.sent_of_shards(), 48 * MIB as u64);
     assert!(all < size + 24 * MIB as u64, "{all} bytes for {size}: what had arrived was kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fetches_into_one_directory_wait_for_each_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = with_more(model(17, 2, 9 * MIB));
+    let web = Web::serve(&files).await;
+    let daemon = Daemon::start(directory.path(), &[]);
+    for (name, at) in [("alone", "--direct"), ("beside", daemon.url.as_str())] {
+        let to = directory.path().join(name);
+        let start = || {
+            let mut command = preheat();
+            command.args(["fetch", &web.url, "--to", text(&to)]);
+            if at == "--direct" {
+                command.arg(at)
+            } else {
+                command.args(["--daemon", at])
+            };
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        let children: Vec<_> = (0..6).map(|_| start()).collect();
+        for child in children {
+            let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+            assert_eq!(code(&output), 0, "{name}: {}", stderr(&output));
+        }
+        assert_eq!(read(&to), files, "{name}");
+        assert!(!to.join(".preheat").exists(), "{name}: nothing half-made is left");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_interrupted_fetch_kept_goes_when_another_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = model(18, 1, 9 * MIB);
+    let web = Web::serve(&files).await;
+    let daemon = Daemon::start(directory.path(), &[]);
+    let to = directory.path().join("to");
+    std::fs::create_dir_all(to.join(".preheat/store/partials")).unwrap();
+    std::fs::write(to.join(".preheat/store/partials/data"), "half").unwrap();
+    let (url, at, place) = (web.url.clone(), daemon.url.clone(), to.clone());
+    let fetch = move || run(&["fetch", &url, "--to", text(&place), "--daemon", &at]);
+    let output = tokio::task::spawn_blocking(fetch).await.unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(read(&to), files);
+    assert!(!to.join(".preheat").exists());
 }
 
 #[tokio::test]

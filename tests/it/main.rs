@@ -7,6 +7,7 @@ mod cli;
 mod conformance;
 mod golden;
 mod hub;
+mod hub_rights;
 mod import;
 mod proof;
 mod push;

@@ -17,6 +17,7 @@ SKIPPED = 77
 """Exit status of a rig that this machine cannot run (automake's convention)."""
 
 _CLONE_NEWNS = 0x00020000
+_CLONE_NEWNET = 0x40000000
 _MS_REC_PRIVATE = 0x4000 | 0x40000
 
 
@@ -27,28 +28,36 @@ class Unfit(Exception):
 def begin(description, needs=(), **arguments):
     """Parses the command line, checks `needs`, prints the seed. Returns (options, rng).
 
-    `needs` holds commands ("mkfs.xfs") and "root", "loop", "mounts". `arguments` maps further long options to their
-    defaults: `cuts=200` gives `--cuts`, of the default's type.
+    `needs` holds commands ("mkfs.xfs") and "root", "loop", "mounts", "network" (of its own, with a loopback only). `arguments`
+    maps further long options to their defaults: `cuts=200` gives `--cuts`, of the default's type; `suite=False` a flag.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=None, help="repeat an earlier run; its seed is its first line")
     for name, default in arguments.items():
+        if default is False:
+            parser.add_argument("--" + name.replace("_", "-"), action="store_true")
+            continue
         kind = str if default is None else type(default)
         parser.add_argument("--" + name.replace("_", "-"), type=kind, default=default)
     options = parser.parse_args()
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, lambda number, _: sys.exit(128 + number))
     sys.stdout.reconfigure(line_buffering=True)
+    need(*needs)
+    seed = int.from_bytes(os.urandom(4)) if options.seed is None else options.seed
+    print(f"seed {seed}: {Path(sys.argv[0]).name} --seed {seed} repeats its choices")
+    return options, random.Random(seed)
+
+
+def need(*needs):
+    """Ends the rig as skipped unless the machine has all of them."""
     try:
-        for need in needs:
-            _require(need)
+        for each in needs:
+            _require(each)
     except Unfit as missing:
         print(f"skipped: no {missing}")
         # A rig that is skipped unseen proves nothing: where all of them are expected to run, that is a failure.
         sys.exit(1 if os.environ.get("CI") == "true" else SKIPPED)
-    seed = int.from_bytes(os.urandom(4)) if options.seed is None else options.seed
-    print(f"seed {seed}: {Path(sys.argv[0]).name} --seed {seed} repeats its choices")
-    return options, random.Random(seed)
 
 
 def _require(need):
@@ -60,6 +69,8 @@ def _require(need):
             raise Unfit("loop devices (/dev/loop-control)")
     elif need == "mounts":
         own_mounts()
+    elif need == "network":
+        own_network()
     elif shutil.which(need) is None:
         raise Unfit(f"{need} (scripts/setup installs it)")
 
@@ -77,6 +88,13 @@ def own_mounts():
 
 
 own_mounts.done = False
+
+
+def own_network():
+    """Moves this process into its own network, where every port is free and nothing else can be reached. Once, before any thread."""
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) != 0:
+        raise Unfit(f"own network namespace ({os.strerror(ctypes.get_errno())})")
+    run("ip", "link", "set", "lo", "up")
 
 
 def work_directory():

@@ -52,13 +52,17 @@ class Fault:
 class Origin:
     """Serves the files below `directory` on the loopback address until closed; a context manager.
 
-    `rate`: body bytes a second for each connection. `fault`: called with every `Request`, answers a `Fault` or None.
-    Counters: `body_bytes`, `requests` (of all methods), `by_path` (body bytes), `connections`, `most_at_once` (answers).
+    `rate`: body bytes a second for each connection. `total_rate`: of all connections together, in equal turns. `fault`: called
+    with every `Request`, answers a `Fault` or None. `tls`: a server's context, for HTTPS.
+    Counters: `body_bytes`, `requests` (of all methods), `by_path` (body bytes), `connections`, `most_at_once` (answers),
+    `at_once` (answers now).
     """
 
-    def __init__(self, directory, rate=None, fault=None, port=0):
+    def __init__(self, directory, rate=None, fault=None, port=0, total_rate=None, tls=None):
         self.directory = Path(directory).resolve()
-        self.rate, self.fault = rate, fault
+        self.rate, self.fault, self.total_rate = rate, fault, total_rate
+        self._turn = threading.Lock()
+        self._next = 0.0
         self._lock = threading.Lock()
         self._tags = {}
         self.reset_counters()
@@ -66,6 +70,10 @@ class Origin:
         self._server.origin = self
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        if tls:
+            self.url = f"https://127.0.0.1:{self.port}"
+            # The handshake belongs to the answering thread: in the accepting one a silent client would stop all others.
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
 
@@ -85,7 +93,7 @@ class Origin:
         with self._lock:
             self.body_bytes = self.requests = self.connections = self.most_at_once = 0
             self.by_path = {}
-            self._at_once = 0
+            self.at_once = 0
 
     # What the handler needs of the origin.
 
@@ -105,13 +113,23 @@ class Origin:
     def _begin(self):
         with self._lock:
             self.requests += 1
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
             return self.requests
 
     def _end(self):
         with self._lock:
-            self._at_once -= 1
+            self.at_once -= 1
+
+    def _pace(self, count):
+        """Waits for this connection's turn of the shared rate. A turn that comes late is not made up for: links do not either."""
+        if self.total_rate:
+            with self._turn:
+                now = time.monotonic()
+                self._next = max(self._next, now - 0.02) + count / self.total_rate
+                wait = self._next - now
+            if wait > 0:
+                time.sleep(wait)
 
     def _sent(self, path, count):
         with self._lock:
@@ -200,6 +218,7 @@ class _Answer(BaseHTTPRequestHandler):
                     chunk[fault.flip_at - at] ^= 0xFF
                 # Counted before it is sent: a killed client's last chunk counts as read, which errs on the strict side.
                 origin._sent(self.path, len(chunk))
+                origin._pace(len(chunk))
                 self.connection.sendall(chunk)
                 at += len(chunk)
                 if origin.rate:

@@ -1,18 +1,25 @@
-//! What is asked of a hub besides bytes: which commit a branch is, and what a commit has.
+//! The one way by which anything is asked of a hub, and what is asked of it besides bytes: which commit a branch is, and what a
+//! commit has.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use reqwest::header::{HeaderMap, LINK};
+use reqwest::header::HeaderMap;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 
+use super::HOPS;
+use super::listing::{Entry, Pages, bytes_of};
 use super::location::leads_elsewhere;
+use super::refusal::{self, About};
 use super::token::Token;
-use crate::model::FilePath;
+use super::unfinished::{Owner, Unfinished};
 use crate::model::source::SourceError;
 use crate::origin::client::safe;
-use crate::origin::range::{IDENTITY, refusal, transport};
+use crate::origin::excerpt::excerpt;
+use crate::origin::pause::{Class, Limit, wait_of};
+use crate::origin::range::{IDENTITY, not_json, refusal, transport};
+use crate::sys::mutant::mutant;
 
 /// Largest answer: a page of a thousand entries is some hundred KiB, a model's own document may list all its files.
 const PAGE_LIMIT: usize = 32 << 20;
@@ -24,18 +31,9 @@ pub(super) struct Api {
     /// `organisation/model`
     pub(super) repository: String,
     pub(super) token: Option<Token>,
+    pub(super) limit: Limit,
     pub(super) stall: Duration,
-}
-
-/// A file of a commit.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) path: FilePath,
-    pub(super) size: u64,
-    /// SHA-256 of the content, where the hub keeps it outside git.
-    pub(super) sha256: Option<String>,
-    /// Git's name of the blob: of the content, or of the pointer to it.
-    pub(super) git: String,
+    pub(super) unfinished: Unfinished,
 }
 
 #[derive(Deserialize)]
@@ -43,66 +41,68 @@ struct ModelDocument {
     sha: String,
 }
 
-#[derive(Deserialize)]
-struct TreeEntry {
-    #[serde(rename = "type")]
-    kind: String,
-    path: String,
-    #[serde(default)]
-    size: u64,
-    #[serde(default)]
-    oid: String,
-    lfs: Option<Lfs>,
-}
-
-#[derive(Deserialize)]
-struct Lfs {
-    oid: String,
-    size: u64,
-}
-
 // === impl Api ===
 
 impl Api {
+    /// Sends a request for a URL of the hub, with the token; other places never see it. Nothing is sent while the hub wants to
+    /// be left alone.
+    pub(super) async fn send(
+        &self,
+        request: RequestBuilder,
+        url: &Url,
+        class: Class,
+        what: &str,
+    ) -> Result<Response, SourceError> {
+        if let Some(left) = self.limit.left(class, Instant::now()) {
+            return Err(SourceError::RateLimited { what: what.to_owned(), retry_after: Some(left) });
+        }
+        let mut request = request.header(IDENTITY.0, IDENTITY.1);
+        if let Some(token) = self.token.as_ref().filter(|_| !leads_elsewhere(&self.endpoint, url)) {
+            if mutant("token_logged") {
+                tracing::trace!(header = %String::from_utf8_lossy(token.header().as_bytes()), "sends");
+            }
+            request = request.header("authorization", token.header());
+        }
+        let answer = request.send().await.map_err(|error| transport(&error, what, self.stall))?;
+        self.limit.heard(class, answer.status(), answer.headers(), Instant::now());
+        Ok(answer)
+    }
+
     /// The commit that a branch or tag stands for now.
     pub(super) async fn commit(&self, revision: &str) -> Result<String, SourceError> {
         let url = self.url(&["api", "models"], &["revision", revision])?;
         let what = format!("hf://{}@{revision}", self.repository);
         let (bytes, _) = self.get(url, &what).await?;
-        let document: ModelDocument = parse(&bytes, &what)?;
-        if is_hex(&document.sha, 40) {
+        let document: ModelDocument = serde_json::from_slice(&bytes).map_err(|error| not_json(&what, &error))?;
+        if bytes_of::<20>(&document.sha).is_some() {
             return Ok(document.sha);
         }
-        Err(SourceError::Protocol { what, detail: format!("names `{:.80}` as commit", document.sha) })
+        Err(SourceError::Protocol { what, detail: format!("names `{:.80}` as commit", excerpt(&document.sha)) })
     }
 
-    /// Every file of a commit, however many pages they are on.
+    /// Every file of a commit, however many pages they are on. After an error of the hub the next call goes on where this one
+    /// stopped.
     pub(super) async fn tree(&self, commit: &str, most: usize) -> Result<Vec<Entry>, SourceError> {
         let what = format!("hf://{}@{commit}", self.repository);
-        let mut url = self.url(&["api", "models"], &["tree", commit])?;
-        url.set_query(Some("recursive=true&expand=false"));
-        let mut entries = Vec::new();
+        let owner = Owner { repository: self.url(&[], &[])?, account: self.limit.account };
+        let mut pages = match self.unfinished.take(&owner, commit) {
+            Some(pages) => pages,
+            None => {
+                let mut url = self.url(&["api", "models"], &["tree", commit])?;
+                url.set_query(Some("recursive=true&expand=false"));
+                Pages::new(commit, url)
+            }
+        };
         loop {
-            let (bytes, headers) = self.get(url.clone(), &what).await?;
-            let page: Vec<TreeEntry> = parse(&bytes, &what)?;
-            let empty = page.is_empty();
-            for entry in page.into_iter().filter(|entry| entry.kind == "file") {
-                entries.push(entry_of(entry, &what)?);
-            }
-            if entries.len() > most {
-                let detail =
-                    format!("{what} has more than {most} files: raise origins.files_max or narrow the reference");
-                return Err(SourceError::Invalid { detail });
-            }
-            let Some(next) = next_page(&headers) else { return Ok(entries) };
-            let next = url.join(&next).ok().filter(|next| !leads_elsewhere(&self.endpoint, next) && *next != url);
-            match next {
-                // A page without entries that names another is a loop in the making.
-                Some(next) if !empty => url = next,
-                _ => {
-                    let detail = "continues its list at another host, or in a circle".to_owned();
-                    return Err(SourceError::Protocol { what, detail });
+            let (bytes, headers) = match self.get(pages.next.clone(), &what).await {
+                Ok(page) => page,
+                Err(error) => {
+                    self.unfinished.put(owner, pages);
+                    return Err(error);
                 }
+            };
+            if !pages.take(&self.endpoint, &what, (&bytes, &headers), most)? {
+                return Ok(pages.entries);
             }
         }
     }
@@ -112,14 +112,6 @@ impl Api {
         let mut segments = vec!["resolve", commit];
         segments.extend(path.split('/'));
         self.url(&[], &segments)
-    }
-
-    /// Adds the token, if the URL is the hub's.
-    pub(super) fn authorised(&self, request: RequestBuilder, url: &Url) -> RequestBuilder {
-        match &self.token {
-            Some(token) if !leads_elsewhere(&self.endpoint, url) => request.header("authorization", token.header()),
-            _ => request,
-        }
     }
 
     fn url(&self, before: &[&str], after: &[&str]) -> Result<Url, SourceError> {
@@ -138,19 +130,21 @@ impl Api {
 
     async fn get(&self, url: Url, what: &str) -> Result<(Vec<u8>, HeaderMap), SourceError> {
         let mut url = url;
+        let mut hops = 0;
         let answer = loop {
-            let request = self.authorised(self.client.get(url.clone()), &url).header(IDENTITY.0, IDENTITY.1);
-            let answer = request.send().await.map_err(|error| transport(&error, what, self.stall))?;
+            let answer = self.send(self.client.get(url.clone()), &url, Class::Questions, what).await?;
             if !answer.status().is_redirection() {
                 break answer;
             }
             // A repository that was renamed; nothing else is followed here.
             let target = answer.headers().get(reqwest::header::LOCATION).and_then(|value| value.to_str().ok());
             let next = target.and_then(|target| url.join(target).ok());
-            match next.filter(|next| !leads_elsewhere(&self.endpoint, next) && *next != url && renamed(&url, next)) {
-                Some(next) => url = next,
-                None => return Err(self.explain(answer, what).await),
-            }
+            hops += 1;
+            let next = next.filter(|next| hops < HOPS && !leads_elsewhere(&self.endpoint, next) && renamed(&url, next));
+            url = next.ok_or_else(|| SourceError::Protocol {
+                what: what.to_owned(),
+                detail: "is redirected to another host, to another question or in a circle".to_owned(),
+            })?;
         };
         if !answer.status().is_success() {
             return Err(self.explain(answer, what).await);
@@ -168,111 +162,27 @@ impl Api {
         Ok((bytes, headers))
     }
 
-    /// What a refusal of the hub means. It says 401 of what does not exist, so that nobody can find out what does.
+    /// What a refusal of the hub means.
     pub(super) async fn explain(&self, answer: Response, what: &str) -> SourceError {
-        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let code = header("x-error-code").unwrap_or_default();
-        let what = what.to_owned();
-        let seen = if self.token.is_some() { "with this token" } else { "without a token: set HF_TOKEN" };
-        match (answer.status(), code.as_str()) {
-            (_, "GatedRepo") => SourceError::Denied {
-                what,
-                detail: format!(
-                    "its terms have not been accepted {seen}; see {}/{}",
-                    safe(&self.endpoint),
-                    self.repository
-                ),
-            },
-            (StatusCode::UNAUTHORIZED, _) | (_, "RepoNotFound") => SourceError::Denied {
-                what,
-                detail: format!("the hub has no such model, or none that is visible {seen}"),
-            },
-            (_, "RevisionNotFound") => SourceError::NotFound { what: format!("revision of {what}") },
-            (StatusCode::TOO_MANY_REQUESTS, _) => {
-                let retry_after = header("ratelimit").as_deref().and_then(until_reset);
-                match retry_after {
-                    Some(wait) => SourceError::RateLimited { what, retry_after: Some(wait) },
-                    None => refusal(answer, &what, self.stall).await,
-                }
-            }
-            _ => refusal(answer, &what, self.stall).await,
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let about = About {
+            what: what.to_owned(),
+            page: format!("{}/{}", safe(&self.endpoint).trim_end_matches('/'), self.repository),
+            token: self.token.as_ref().map(|token| token.source().to_owned()),
+        };
+        let (code, message) = (header("x-error-code"), header("x-error-message"));
+        if let Some(meaning) = refusal::meaning(answer.status(), code, message, &about) {
+            return meaning;
         }
+        if answer.status() == StatusCode::TOO_MANY_REQUESTS {
+            return SourceError::RateLimited { what: what.to_owned(), retry_after: wait_of(answer.headers()) };
+        }
+        refusal(answer, what, self.stall).await
     }
-}
-
-fn entry_of(entry: TreeEntry, what: &str) -> Result<Entry, SourceError> {
-    let protocol = |detail: String| SourceError::Protocol { what: what.to_owned(), detail };
-    let path = FilePath::new(&entry.path).map_err(|error| protocol(format!("lists a path that is none: {error}")))?;
-    let (size, sha256) = match entry.lfs {
-        Some(lfs) => (lfs.size, Some(lfs.oid.strip_prefix("sha256:").unwrap_or(&lfs.oid).to_owned())),
-        None => (entry.size, None),
-    };
-    if !sha256.as_ref().is_none_or(|hex| is_hex(hex, 64)) || !is_hex(&entry.oid, 40) {
-        return Err(protocol(format!("gives no digest of {path}")));
-    }
-    Ok(Entry { path, size, sha256, git: entry.oid })
 }
 
 /// The same question about a repository of another name.
 fn renamed(from: &Url, to: &Url) -> bool {
     let kind = |url: &Url| url.path().contains("/api/models/");
     kind(from) == kind(to) && from.query() == to.query()
-}
-
-fn is_hex(text: &str, len: usize) -> bool {
-    text.len() == len && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, SourceError> {
-    serde_json::from_slice(bytes).map_err(|error| SourceError::Protocol {
-        what: what.to_owned(),
-        detail: format!("its answer is not what a hub answers: {error}"),
-    })
-}
-
-/// The URL of `Link: <url>; rel="next"`.
-fn next_page(headers: &HeaderMap) -> Option<String> {
-    let links = headers.get(LINK)?.to_str().ok()?;
-    let next = links.split(',').find(|link| link.contains("rel=\"next\""))?;
-    Some(next.split_once('<')?.1.split_once('>')?.0.to_owned())
-}
-
-/// Seconds until the window ends, of `RateLimit: "api";r=0;t=55`, where nothing remains.
-fn until_reset(field: &str) -> Option<Duration> {
-    let value = |name: &str| field.split(';').find_map(|part| part.trim().strip_prefix(name)?.parse::<u64>().ok());
-    (value("r=")? == 0).then_some(Duration::from_secs(value("t=")?.min(300) + 1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pages_and_limits_are_read() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(next_page(&headers), None);
-        let link = "<https://hub/api/x?cursor=a%3D>; rel=\"next\", <https://hub/y>; rel=\"last\"";
-        headers.insert(LINK, link.parse().unwrap());
-        assert_eq!(next_page(&headers).as_deref(), Some("https://hub/api/x?cursor=a%3D"));
-        assert_eq!(until_reset("\"api\";r=0;t=55"), Some(Duration::from_secs(56)));
-        assert_eq!(until_reset("\"api\";r=3;t=55"), None);
-        assert_eq!(until_reset("nonsense"), None);
-    }
-
-    #[test]
-    fn entries_without_a_digest_are_refused() {
-        let entry = |path: &str, oid: &str, lfs: Option<&str>| {
-            let lfs = lfs.map(|oid| Lfs { oid: oid.to_owned(), size: 5 });
-            entry_of(
-                TreeEntry { kind: "file".to_owned(), path: path.to_owned(), size: 7, oid: oid.to_owned(), lfs },
-                "x",
-            )
-        };
-        let (git, sha256) = ("ab".repeat(20), "cd".repeat(32));
-        assert_eq!(entry("a", &git, None).map(|entry| (entry.size, entry.sha256)).unwrap(), (7, None));
-        assert_eq!(entry("a", &git, Some(&sha256)).unwrap().size, 5);
-        for (path, oid, lfs) in [("../a", git.as_str(), None), ("a", "", None), ("a", &git, Some("beef"))] {
-            assert!(entry(path, oid, lfs).is_err(), "{path} {oid}");
-        }
-    }
 }

@@ -7,8 +7,12 @@
 //! of the two hosts refused.
 
 mod api;
+mod listing;
 mod location;
+mod prove;
+mod refusal;
 mod token;
+mod unfinished;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,14 +24,17 @@ use futures_util::{StreamExt, stream};
 use reqwest::{Response, StatusCode, Url};
 
 pub(super) use token::own_token;
+pub(super) use unfinished::Unfinished;
 
 use self::api::Api;
+use self::listing::Entry;
 use self::location::{Location, leads_elsewhere};
 use super::Config;
 use super::client::{Egress, safe};
-use super::range::{Asked, IDENTITY, body_of, range_header, refusal, transport};
-use super::selected::{Listed, choose};
-use crate::digest::{Algorithm, Declared};
+use super::pause::{Class, Pauses};
+use super::range::{Asked, IDENTITY, body_of, error_text, range_header, refusal, transport};
+use super::selected::choose;
+use crate::digest::Algorithm;
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError, Validator};
 use crate::model::{Credential, OriginId, Reference, Revision, Rights};
 
@@ -75,13 +82,16 @@ impl HubOrigin {
         egress: &Egress,
         rights: &Rights,
         config: &Config,
+        pauses: &Pauses,
+        unfinished: &Unfinished,
     ) -> Result<Self, SourceError> {
         let endpoint = endpoint_in_force();
         let parsed = Url::parse(&endpoint).ok().filter(|url| {
             matches!(url.scheme(), "http" | "https") && url.host_str().is_some() && url.query().is_none()
         });
-        let Some(endpoint) = parsed else {
-            let detail = format!("HF_ENDPOINT `{endpoint}` is not http:// or https:// with a host");
+        // It becomes part of what is on disk, in errors and in the names of origins. What is wrong with it may be a password.
+        let Some(endpoint) = parsed.filter(|url| url.username().is_empty() && url.password().is_none()) else {
+            let detail = "HF_ENDPOINT is not http:// or https:// with a host, without a user and a query".to_owned();
             return Err(SourceError::Invalid { detail });
         };
         let repository = format!("{}/{}", reference.authority, reference.place);
@@ -95,8 +105,11 @@ impl HubOrigin {
                 return Err(SourceError::Invalid { detail });
             }
         };
+        let header = token.as_ref().map(token::Token::header);
+        let limit = pauses.limit(&endpoint, header.as_ref().map(reqwest::header::HeaderValue::as_bytes));
+        let client = egress.client().clone();
         Ok(Self {
-            api: Api { client: egress.client().clone(), endpoint, repository, token, stall },
+            api: Api { client, endpoint, repository, token, limit, stall, unfinished: unfinished.clone() },
             stall,
             files_max: config.files_max,
             commits: Mutex::default(),
@@ -119,9 +132,8 @@ impl HubOrigin {
         let what = self.what(path);
         let mut url = self.api.file_url(path, commit)?;
         for _ in 0..HOPS {
-            let request = self.api.client.get(url.clone()).header(IDENTITY.0, IDENTITY.1);
-            let request = self.api.authorised(request, &url).header("range", range_header(range));
-            let answer = request.send().await.map_err(|error| transport(&error, &what, self.stall))?;
+            let request = self.api.client.get(url.clone()).header("range", range_header(range));
+            let answer = self.api.send(request, &url, Class::Bytes, &what).await?;
             if !answer.status().is_redirection() {
                 return if answer.status().is_success() {
                     Ok(Answer::Bytes(answer))
@@ -143,27 +155,29 @@ impl HubOrigin {
         Err(SourceError::Protocol { what, detail: format!("redirects more than {HOPS} times") })
     }
 
-    /// Asks the place that the hub has named. `None`: refused, as an expired signature is.
-    async fn ask_there(&self, location: &Location, asked: &Asked) -> Result<Option<Response>, SourceError> {
+    /// Asks the place that the hub has named. An inner error: refused, as an expired signature is, in its own words.
+    async fn ask_there(&self, location: &Location, asked: &Asked) -> Result<Result<Response, String>, SourceError> {
         let request = self.api.client.get(location.url.clone()).header(IDENTITY.0, IDENTITY.1);
         let request = request.header("range", range_header(&asked.range));
         let answer = request.send().await.map_err(|error| transport(&error, &asked.what, self.stall))?;
         match answer.status() {
             StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED | StatusCode::GONE => {
-                tracing::debug!(file = asked.what, host = %safe(&location.url), status = %answer.status(), "refused");
-                Ok(None)
+                let status = answer.status();
+                tracing::debug!(file = asked.what, host = location.host(), %status, "refused");
+                Ok(Err(format!("{} {status}: {}", location.host(), error_text(answer, self.stall).await)))
             }
             status if status.is_redirection() => Err(SourceError::Protocol {
                 what: asked.what.clone(),
                 detail: format!("{} redirects once more ({status})", location.host()),
             }),
-            _ => Ok(Some(answer)),
+            _ => Ok(Ok(answer)),
         }
     }
 
     /// The bytes of a range, from the place that is known or a new one.
     async fn fetch(&self, path: &str, commit: &str, asked: &Asked) -> Result<Response, SourceError> {
         let slot = self.slot(path, commit);
+        let mut last = String::new();
         for _ in 0..RENEWALS {
             let (location, own) = {
                 let mut known = slot.lock().await;
@@ -175,8 +189,9 @@ impl HubOrigin {
                     },
                 }
             };
-            if let Some(answer) = self.ask_there(&location, asked).await? {
-                return Ok(answer);
+            match self.ask_there(&location, asked).await? {
+                Ok(answer) => return Ok(answer),
+                Err(word) => last = word,
             }
             // Somebody else may have renewed it already.
             let mut known = slot.lock().await;
@@ -188,7 +203,7 @@ impl HubOrigin {
                 break;
             }
         }
-        let detail = format!("its storage refuses a URL that {} has just given", safe(&self.api.endpoint));
+        let detail = format!("its storage refuses a URL that {} has just given: {last}", safe(&self.api.endpoint));
         Err(SourceError::Denied { what: asked.what.clone(), detail })
     }
 }
@@ -228,25 +243,20 @@ impl Origin for HubOrigin {
             _ => self.api.commit(reference.revision.as_deref().unwrap_or("main")).await?,
         };
         let entries = self.api.tree(&commit, self.files_max).await?;
-        let mut declared = HashMap::new();
-        let mut listed = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let (validator, digest) = match entry.sha256 {
-                Some(hex) => (format!("lfs:{hex}"), Declared { algorithm: Algorithm::Sha256, hex }),
-                None => (format!("git:{}", entry.git), Declared { algorithm: Algorithm::GitSha1, hex: entry.git }),
-            };
-            let locator = entry.path.to_string();
-            let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
-            let validator = Validator::Strong(validator);
-            commits.insert((locator.clone(), validator.as_key()), commit.clone());
-            declared.insert(locator.clone(), digest);
-            listed.push(Listed { path: entry.path, size: entry.size, locator, validator });
-        }
-        let mut files = choose(&what, listed, &reference.selection)?;
+        let mut files = choose(&what, entries.iter().map(Entry::listed).collect(), &reference.selection)?;
+        let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
         for file in &mut files {
-            file.declared.extend(declared.remove(&file.locator));
+            // The tree's order is that of the paths.
+            let entry = entries.binary_search_by(|entry| entry.path.as_str().cmp(&file.locator)).map(|at| &entries[at]);
+            file.declared.extend(entry.ok().map(|entry| entry.digest.declared()));
+            commits.insert((file.locator.clone(), file.validator.as_key()), commit.clone());
         }
+        drop(commits);
         let origin = OriginId::of(reference, Some(&endpoint_in_force()));
         Ok(Resolution { origin, revision: Some(Revision::Commit(commit)), files, manifest: None })
+    }
+
+    async fn prove(&self, resolution: &Resolution) -> Result<(), SourceError> {
+        prove::prove(&self.api, resolution).await
     }
 }

@@ -19,7 +19,7 @@ use crate::model::sink::{Existing, Put};
 use crate::model::source::{SourceError, Validator};
 use crate::origin::client::Egress;
 use crate::origin::encoding;
-use crate::origin::range::{Excerpt, IDENTITY};
+use crate::origin::range::{IDENTITY, Reply};
 
 /// What differs between the kinds of object store.
 #[async_trait]
@@ -226,7 +226,7 @@ impl Bucket {
 
     /// What an answer that is no success means.
     pub(super) async fn refusal(&self, answer: Response, what: &str) -> SourceError {
-        explain::refused(&Excerpt::read(answer, self.stall).await, what, self.remedies())
+        explain::refused(&Reply::read(answer, self.stall).await, what, self.remedies())
     }
 
     /// What an error of `object_store` means.

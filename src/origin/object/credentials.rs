@@ -9,6 +9,7 @@ use object_store::client::{ClientOptions, HttpClient, HttpConnector};
 
 use crate::model::Rights;
 use crate::origin::client::Egress;
+use crate::origin::excerpt::excerpt;
 
 /// Hands `object_store` our HTTP clients, with our proxies, authorities and timeouts.
 #[derive(Debug)]
@@ -34,11 +35,18 @@ impl HttpConnector for Connector {
     }
 }
 
-/// What is wrong with a configuration. Of a caller's credential nothing is said, not even which character of it is wrong.
+/// What is wrong with a configuration. Of a credential nothing is said, not even which character of it is wrong: parsers repeat
+/// what they cannot read.
 pub(super) fn unreadable(error: &object_store::Error, rights: &Rights) -> String {
+    let (mut cause, mut parsing): (Option<&dyn std::error::Error>, bool) = (Some(error), false);
+    while let Some(one) = cause {
+        parsing |= one.is::<serde_json::Error>() || one.is::<base64::DecodeError>();
+        cause = one.source();
+    }
     match rights {
         Rights::Caller(credential) => format!("the {} credential is malformed", credential.kind()),
-        Rights::Anonymous | Rights::Own => error.to_string(),
+        Rights::Anonymous | Rights::Own if parsing => "a credential that the environment names is malformed".to_owned(),
+        Rights::Anonymous | Rights::Own => excerpt(&error.to_string()),
     }
 }
 

@@ -12,12 +12,11 @@ pub(super) fn says_yes(name: &str) -> bool {
 
 /// Checks the URL that a variable holds.
 pub(super) fn check_url(name: &str, value: &str) -> Result<(), String> {
-    let url = url::Url::parse(value).map_err(|error| format!("{name} `{value}`: {error}"))?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(format!("{name} `{value}` is not http:// or https:// with a host"));
-    }
-    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-        return Err(format!("{name} has a user or a query: credentials do not belong into a URL"));
+    let url = url::Url::parse(value).map_err(|error| format!("{name}: {error}"))?;
+    // It becomes part of names and messages. What is wrong with it may be a password.
+    let bare = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !bare {
+        return Err(format!("{name} is not http:// or https:// with a host, without a user and a query"));
     }
     Ok(())
 }

@@ -7,7 +7,8 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 
 use crate::model::source::SourceError;
-use crate::origin::range::{self, Excerpt};
+use crate::origin::excerpt::excerpt;
+use crate::origin::range::{self, Reply};
 
 /// What to do about the refusals of one bucket.
 #[derive(Clone, Debug)]
@@ -34,7 +35,7 @@ impl Remedies {
 }
 
 /// What an answer that is no success means.
-pub(super) fn refused(refused: &Excerpt, what: &str, remedies: &Remedies) -> SourceError {
+pub(super) fn refused(refused: &Reply, what: &str, remedies: &Remedies) -> SourceError {
     let code = code_of(&refused.headers, &refused.body);
     let region = refused.headers.get("x-amz-bucket-region").and_then(|value| value.to_str().ok());
     let region = region.map(str::to_owned).or_else(|| element(&refused.body, "Region"));
@@ -113,12 +114,12 @@ pub(super) fn store(error: &object_store::Error, what: &str, stall: Duration, re
     let status = answer.get(..3).and_then(|status| StatusCode::from_bytes(status.as_bytes()).ok());
     if let Some(status) = status {
         let body = answer.split_once(": ").map_or("", |(_, body)| body).to_owned();
-        return refused(&Excerpt { status, headers: HeaderMap::new(), body }, what, remedies);
+        return refused(&Reply { status, headers: HeaderMap::new(), body }, what, remedies);
     }
     if text.starts_with("Received redirect without LOCATION") {
         return elsewhere(what, None, remedies);
     }
-    let detail: String = text.chars().filter(|c| !c.is_control()).take(300).collect();
+    let detail = excerpt(&text);
     match error {
         object_store::Error::NotFound { .. } => SourceError::NotFound { what: what.to_owned() },
         // A token that could not be had, most often.
@@ -158,7 +159,7 @@ mod tests {
 
     fn said(status: u16, body: &str, headers: &[(&'static str, &'static str)]) -> (ErrorKind, String) {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        let answer = Excerpt { status: StatusCode::from_u16(status).unwrap(), headers, body: body.to_owned() };
+        let answer = Reply { status: StatusCode::from_u16(status).unwrap(), headers, body: body.to_owned() };
         let error = refused(&answer, "it", &REMEDIES);
         (error.kind(), error.to_string())
     }

@@ -66,6 +66,33 @@ fn the_scrub_finds_every_flip_and_the_next_fetch_heals_it() {
 }
 
 #[test]
+fn verifying_beside_a_store_at_work_finds_no_fault() {
+    let fixture = Fixture::new();
+    let boot = serde_json::to_value(crate::base::BootId::current().unwrap()).unwrap();
+    let store = fixture.open(boot.as_str().unwrap());
+    let first = noise(1, 8 * GROUP_BYTES as usize);
+    publish(&store, "first", &[("model.safetensors", &first)]).unwrap();
+    store.flush().unwrap();
+    let mut second = Some(noise(2, 2 * GROUP_BYTES as usize));
+    let found = ReadOnlyStore::open(&fixture.root()).unwrap().verify(&mut |_, _| {
+        // The blobs have been listed.
+        if let Some(second) = second.take() {
+            publish(&store, "second", &[("model.safetensors", &second)]).unwrap();
+            store.flush().unwrap();
+        }
+    });
+    assert!(second.is_none(), "nothing was sealed meanwhile");
+    assert_eq!(found.unwrap().faults, [], "one is sealed while the others are hashed");
+    store.quarantine(&Hash::of(&first), "test").unwrap();
+    let mended = publish(&store, "first", &[("model.safetensors", &first)]).unwrap();
+    assert!(!mended.durable);
+    assert_eq!(fixture.verify().faults, [], "one is being mended");
+    store.flush().unwrap();
+    std::fs::remove_file(store.inner.layout.blob(&Hash::of(&first))).unwrap();
+    assert!(fixture.verify().faults.iter().any(|fault| fault.what == "its blob is missing"));
+}
+
+#[test]
 fn outboards_manifests_and_trees_are_verified_too() {
     let (fixture, store, large, model) = damaged(0);
     flip(&store.inner.layout.blob(&Hash::of(&large)), 0);

@@ -14,12 +14,14 @@ use preheat::origin::{Config, Origins};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Row, catches_a_flipped_byte, conforms, digest, refused_with, replace_at, seen_with, set, sink, upload, writes,
+    Row, azure_key, catches_a_flipped_byte, conforms, digest, refused_with, replace_at, seen_with, set, sink, upload,
+    writes,
 };
-use crate::support::emulator::{AZURITE_ACCOUNT, AZURITE_KEY, Emulator};
+use crate::support::emulator::{AZURITE_ACCOUNT, Emulator};
 use crate::support::model::{model, shard, with_more};
 use crate::support::node::Node;
 use crate::support::proxy::Proxy;
+use crate::support::secret;
 
 fn environment(endpoint: &str, key: Option<&str>) {
     let mut variables = vec![("AZURE_STORAGE_ACCOUNT_NAME", AZURITE_ACCOUNT), ("AZURE_STORAGE_ENDPOINT", endpoint)];
@@ -36,7 +38,7 @@ async fn container(endpoint: &str, name: &str, public: bool) {
     if public {
         request.headers_mut().insert("x-ms-blob-public-access", "container".parse().unwrap());
     }
-    let key = AzureCredential::AccessKey(AzureAccessKey::try_new(AZURITE_KEY).unwrap());
+    let key = AzureCredential::AccessKey(AzureAccessKey::try_new(&azure_key("key-of-ours")).unwrap());
     AzureAuthorizer::new(&key, AZURITE_ACCOUNT).try_authorize(&mut request).unwrap();
     let (parts, _) = request.into_parts();
     preheat::origin::install_tls_provider();
@@ -46,9 +48,9 @@ async fn container(endpoint: &str, name: &str, public: bool) {
 
 /// A server with the private container `models`, and an environment with the key to it.
 async fn with_container() -> Emulator {
-    let server = Emulator::azurite();
+    let server = Emulator::azurite(&azure_key("key-of-ours"));
     container(&server.url, "models", false).await;
-    environment(&server.url, Some(AZURITE_KEY));
+    environment(&server.url, Some("key-of-ours"));
     server
 }
 
@@ -105,8 +107,9 @@ async fn of_two_that_write_one_large_blob_one_has_written_it() {
 fn signature_to_read() -> String {
     let (version, end) = ("2023-11-03", "2099-01-01T00:00:00Z");
     let text = format!("{AZURITE_ACCOUNT}\nrl\nb\nsco\n\n{end}\n\n\n{version}\n\n");
-    let key = BASE64_STANDARD.decode(AZURITE_KEY).unwrap();
-    // HMAC of a key that fills the block exactly.
+    let mut key = secret("key-of-ours").into_bytes();
+    assert!(key.len() <= 64, "HMAC takes keys of up to a block as they are");
+    key.resize(64, 0);
     let pad = |with: u8| key.iter().map(|byte| byte ^ with).collect::<Vec<u8>>();
     let inner = Sha256::new().chain_update(pad(0x36)).chain_update(text).finalize();
     let outer = Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize();
@@ -118,7 +121,7 @@ fn signature_to_read() -> String {
 async fn a_byte_that_changes_on_its_way_from_azure_is_caught() {
     let server = with_container().await;
     let proxy = Proxy::before(server.url.strip_suffix(&format!("/{AZURITE_ACCOUNT}")).unwrap()).await;
-    environment(&format!("{}/{AZURITE_ACCOUNT}", proxy.url), Some(AZURITE_KEY));
+    environment(&format!("{}/{AZURITE_ACCOUNT}", proxy.url), Some("key-of-ours"));
     let files = model(1, 2, 3 << 20);
     upload(&files, "az://models/m").await;
     catches_a_flipped_byte(&proxy, "az://models/m", &["md5"], &files).await;
@@ -132,11 +135,11 @@ async fn refusals_of_azure_are_told_apart() {
     upload(&model(2, 1, 1 << 20), "az://public/m").await;
     let key = |text: &str| Credential::AzureKey(Secret::new(text.to_owned()));
     assert_eq!(seen_with("az://public/m", &Rights::Anonymous).await.unwrap().len(), 4, "everybody's is everybody's");
-    assert_eq!(seen_with("az://models/m", &Rights::Caller(key(AZURITE_KEY))).await.unwrap().len(), 4);
+    assert_eq!(seen_with("az://models/m", &Rights::Caller(key(&azure_key("key-of-ours")))).await.unwrap().len(), 4);
     let (kind, text) = seen_with("az://models/m", &Rights::Anonymous).await.unwrap_err();
     assert!(matches!(kind, ErrorKind::Denied | ErrorKind::NotFound), "{text}");
     assert!(text.contains("AZURE_STORAGE_ACCOUNT_KEY") || text.contains("without credentials"), "{text}");
-    let wrong = AZURITE_KEY.replacen("Eby8", "AAAA", 1);
+    let wrong = azure_key("guess-of-theirs");
     let (kind, text) = refused_with("az://models/m", key(&wrong), &wrong).await;
     assert_eq!(kind, ErrorKind::Denied, "{text}");
     let (kind, text) = refused_with("az://models/m", key("no-base64-at-all"), "no-base64-at-all").await;
@@ -159,7 +162,7 @@ async fn refusals_of_azure_are_told_apart() {
     assert_eq!(kind, ErrorKind::Invalid, "{text}");
     let (kind, text) = seen_with("az://absent/m", &Rights::Own).await.unwrap_err();
     assert_eq!((kind, text.contains("the bucket az://absent")), (ErrorKind::NotFound, true), "{text}");
-    set(&[("AZURE_STORAGE_ACCOUNT_KEY", AZURITE_KEY)]);
+    set(&[("AZURE_STORAGE_ACCOUNT_KEY", "key-of-ours")]);
     let (kind, text) = seen_with("az://models/m", &Rights::Own).await.unwrap_err();
     assert_eq!((kind, text.contains("set AZURE_STORAGE_ACCOUNT_NAME")), (ErrorKind::Invalid, true), "{text}");
 }

@@ -12,6 +12,7 @@ use crate::support::emulator::Emulator;
 use crate::support::model::{model, noise, with_more};
 use crate::support::node::Node;
 use crate::support::proxy::{Proxy, Verdict};
+use crate::support::secret;
 
 /// A server with a bucket that is named in the environment, without credentials.
 pub(super) async fn with_bucket() -> Emulator {
@@ -99,15 +100,16 @@ async fn refusals_of_gcs_are_told_apart() {
     proxy.judge(|asked| {
         let query = asked.uri.query().unwrap_or_default();
         let private = asked.uri.path().contains("/private/") || query.contains("private");
+        let ours = format!("Bearer {}", secret("token-of-ours"));
         match asked.headers.get("authorization").map(|value| value.to_str().unwrap()) {
-            Some("Bearer token-of-ours") => Verdict::Pass,
+            Some(shown) if shown == ours => Verdict::Pass,
             None if !private => Verdict::Pass,
             None => Verdict::Answer(401, "<Error><Code>AccessDenied</Code></Error>"),
             Some(_) => Verdict::Answer(401, "<Error><Code>AuthenticationRequired</Code></Error>"),
         }
     });
     set(&[("GOOGLE_BASE_URL", &proxy.url)]);
-    let bearer = |token: &str| Credential::Bearer(Secret::new(token.to_owned()));
+    let bearer = |token: &str| Credential::Bearer(Secret::new(secret(token)));
     assert_eq!(seen_with(public, &Rights::Anonymous).await.unwrap().len(), 4, "everybody's is everybody's");
     assert_eq!(seen_with(private, &Rights::Caller(bearer("token-of-ours"))).await.unwrap().len(), 4);
     let (kind, text) = seen_with(private, &Rights::Anonymous).await.unwrap_err();
@@ -118,7 +120,8 @@ async fn refusals_of_gcs_are_told_apart() {
     let (kind, text) = refused_with(private, Credential::AzureKey(Secret::new("a2V5".to_owned())), "a2V5").await;
     assert_eq!(kind, ErrorKind::Invalid, "{text}");
     assert!(text.contains("google_service_account or bearer, not azure_key"), "{text}");
-    let key = Credential::GoogleServiceAccount(Secret::new("{\"private_key\": \"secret-of-theirs\"}".to_owned()));
+    let key = format!("{{\"private_key\": \"{}\"}}", secret("secret-of-theirs"));
+    let key = Credential::GoogleServiceAccount(Secret::new(key));
     let (kind, text) = refused_with(private, key, "secret-of-theirs").await;
     assert_eq!(kind, ErrorKind::Invalid, "{text}");
 

@@ -8,17 +8,19 @@ use preheat::model::Rights;
 
 use super::{Proxy, Verdict, gcs, s3, seen_with, set, upload};
 use crate::support::model::model;
+use crate::support::secret;
 
-/// What Google's metadata service answers.
-const TOKEN_OF_GOOGLE: &str = "{\"access_token\": \"token-of-ours\", \"expires_in\": 3600, \"token_type\": \"Bearer\"}";
-/// What Azure's does: a time in seconds, as text.
-const TOKEN_OF_AZURE: &str = "{\"access_token\": \"token-of-ours\", \"expires_on\": \"4070908800\", \"resource\": \"x\", \"token_type\": \"Bearer\"}";
+/// What metadata services answer, and how long it is good for.
+fn token(lifetime: &str) -> String {
+    format!("{{\"access_token\": \"{}\", \"token_type\": \"Bearer\", {lifetime}}}", secret("token-of-ours"))
+}
 
 /// A service that gives out credentials: its URL, and the paths that it was asked for.
-async fn authority(answer: &'static str) -> (String, Arc<Mutex<Vec<String>>>) {
+async fn authority(answer: String) -> (String, Arc<Mutex<Vec<String>>>) {
     let proxy = Proxy::before("http://127.0.0.1:1").await;
     let asked_for = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&asked_for);
+    let answer: &'static str = answer.leak();
     proxy.judge(move |asked| {
         seen.lock().unwrap().push(asked.uri.path().to_owned());
         Verdict::Answer(200, answer)
@@ -30,11 +32,13 @@ async fn authority(answer: &'static str) -> (String, Arc<Mutex<Vec<String>>>) {
 async fn a_pod_identity_of_aws_is_used() {
     let (directory, url) = s3::with_keys().await;
     upload(&model(1, 1, 1 << 20), "s3://bucket/m").await;
-    let (authority, asked) = authority(
-        "{\"AccessKeyId\": \"access\", \"SecretAccessKey\": \"secret-of-ours\", \"Token\": \"session\", \
-         \"Expiration\": \"2099-01-01T00:00:00Z\"}",
-    )
-    .await;
+    let answer = serde_json::json!({
+        "AccessKeyId": "access",
+        "SecretAccessKey": secret("secret-of-ours"),
+        "Token": secret("session"),
+        "Expiration": "2099-01-01T00:00:00Z",
+    });
+    let (authority, asked) = authority(answer.to_string()).await;
     let token = directory.path().join("token");
     std::fs::write(&token, "of the pod").unwrap();
     set(&[
@@ -53,10 +57,10 @@ async fn the_service_account_of_a_machine_of_googles_is_used() {
     upload(&model(1, 1, 1 << 20), "gs://my_bucket.example/m").await;
     let proxy = Proxy::before(&server.url).await;
     proxy.judge(|asked| match asked.headers.get("authorization") {
-        Some(value) if value == "Bearer token-of-ours" => Verdict::Pass,
+        Some(value) if *value == format!("Bearer {}", secret("token-of-ours")) => Verdict::Pass,
         _ => Verdict::Answer(401, ""),
     });
-    let (authority, asked) = authority(TOKEN_OF_GOOGLE).await;
+    let (authority, asked) = authority(token("\"expires_in\": 3600")).await;
     set(&[("GOOGLE_BASE_URL", &proxy.url), ("GCE_METADATA_HOST", authority.strip_prefix("http://").unwrap())]);
     assert_eq!(seen_with("gs://my_bucket.example/m", &Rights::Own).await.unwrap().len(), 4);
     let path = "/computeMetadata/v1/instance/service-accounts/default/token";
@@ -72,7 +76,7 @@ async fn a_managed_identity_of_azures_is_used() {
         *header.lock().unwrap() = asked.headers.get("authorization").cloned();
         Verdict::Headers(404, &[("x-ms-error-code", "ContainerNotFound")])
     });
-    let (authority, asked) = authority(TOKEN_OF_AZURE).await;
+    let (authority, asked) = authority(token("\"expires_on\": \"4070908800\", \"resource\": \"x\"")).await;
     set(&[
         ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
         ("AZURE_STORAGE_ENDPOINT", &store.url),
@@ -80,8 +84,22 @@ async fn a_managed_identity_of_azures_is_used() {
     ]);
     let (kind, text) = seen_with("az://models/m", &Rights::Own).await.unwrap_err();
     assert_eq!(kind, ErrorKind::NotFound, "{text}");
-    assert_eq!(seen.lock().unwrap().as_ref().unwrap(), "Bearer token-of-ours");
+    assert_eq!(seen.lock().unwrap().as_ref().unwrap(), &format!("Bearer {}", secret("token-of-ours")));
     assert_eq!(*asked.lock().unwrap(), ["/msi/token"]);
+}
+
+/// Parsers repeat what they cannot read.
+#[test]
+fn a_malformed_credential_of_ours_is_not_shown() {
+    let canary = secret("canary-of-ours");
+    for (name, value, reference) in [
+        ("GOOGLE_SERVICE_ACCOUNT_KEY", format!("{{\"private_key\": [\"{canary}\"]}}"), "gs://bucket/m"),
+        ("AZURE_STORAGE_ACCESS_KEY", format!("!{canary}"), "az://models/m"),
+    ] {
+        set(&[("AZURE_STORAGE_ACCOUNT_NAME", "account"), (name, &value)]);
+        let text = super::open_with(reference, &Rights::Own).map(|_| ()).unwrap_err().to_string();
+        assert!(!text.contains(&canary) && text.contains("is malformed"), "{text}");
+    }
 }
 
 /// What a command passes to a daemon that does not have its environment.

@@ -10,6 +10,8 @@ mod served;
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use futures_util::future::BoxFuture;
 use preheat::base::ErrorKind;
 use preheat::model::sink::{Content, Existing, Put, Sink};
@@ -21,6 +23,7 @@ use preheat::origin::{Config, Origins};
 use super::support::model::{Files, manifest, noise};
 use super::support::node::Node;
 use super::support::proxy::{Proxy, Verdict};
+use super::support::secret;
 
 const SHARD: &str = "model-00001-of-00002.safetensors";
 
@@ -139,14 +142,19 @@ async fn seen_with(reference: &str, rights: &Rights) -> Result<Vec<String>, (Err
 }
 
 /// A caller's credential that does not fit or is wrong: the kind of error, and that no error or `Debug` text has any of it.
-async fn refused_with(reference: &str, credential: Credential, secret: &str) -> (ErrorKind, String) {
+async fn refused_with(reference: &str, credential: Credential, canary: &str) -> (ErrorKind, String) {
     let rights = Rights::Caller(credential);
     if let Ok((_, origin)) = open_with(reference, &rights) {
-        assert!(!format!("{origin:?}").contains(secret), "Debug shows it");
+        assert!(!format!("{origin:?}").contains(canary), "Debug shows it");
     }
     let (kind, text) = seen_with(reference, &rights).await.unwrap_err();
-    assert!(!text.contains(secret), "{text}");
+    assert!(!text.contains(canary), "{text}");
     (kind, text)
+}
+
+/// A key of a storage account of Azure's.
+fn azure_key(name: &str) -> String {
+    BASE64_STANDARD.encode(secret(name))
 }
 
 /// Sets variables of this process, which is this test's own, and takes away those of the developer's own accounts.
@@ -165,7 +173,11 @@ fn set(variables: &[(&str, &str)]) {
         foreign.iter().for_each(|name| std::env::remove_var(name));
         // Where tools of the clouds leave what they know.
         std::env::set_var("HOME", "/nonexistent");
-        variables.iter().for_each(|(name, value)| std::env::set_var(name, value));
+        variables.iter().for_each(|(name, value)| match *name {
+            "AWS_SECRET_ACCESS_KEY" | "GOOGLE_BEARER_TOKEN" => std::env::set_var(name, secret(value)),
+            "AZURE_STORAGE_ACCOUNT_KEY" => std::env::set_var(name, azure_key(value)),
+            _ => std::env::set_var(name, value),
+        });
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
 use crate::support::model::{model, with_more, write};
 use crate::support::node::Node;
 use crate::support::proxy::{Proxy, Verdict};
+use crate::support::secret;
 
 /// A server; with `keys`, for those who have them.
 async fn s3(root: &Path, keys: Option<(&str, &str)>) -> String {
@@ -56,7 +57,7 @@ pub(super) const KEYS: [(&str, &str); 3] =
 pub(super) async fn with_keys() -> (tempfile::TempDir, String) {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("bucket")).unwrap();
-    let url = s3(directory.path(), Some(("access", "secret-of-ours"))).await;
+    let url = s3(directory.path(), Some(("access", &secret("secret-of-ours")))).await;
     set(&[&KEYS[..], &[("AWS_ENDPOINT_URL", &url)]].concat());
     (directory, url)
 }
@@ -125,16 +126,16 @@ async fn a_byte_that_changes_on_its_way_from_s3_is_caught() {
 async fn refusals_of_s3_are_told_apart() {
     let (_directory, url) = with_keys().await;
     upload(&model(1, 1, 1 << 20), "s3://bucket/m").await;
-    let aws = |secret: &str| Credential::Aws {
+    let aws = |name: &str| Credential::Aws {
         access_key_id: Secret::new("access".to_owned()),
-        secret_access_key: Secret::new(secret.to_owned()),
+        secret_access_key: Secret::new(secret(name)),
         session_token: None,
     };
     assert_eq!(seen_with("s3://bucket/m", &Rights::Caller(aws("secret-of-ours"))).await.unwrap().len(), 4);
     let (kind, text) = refused_with("s3://bucket/m", aws("guess-of-theirs"), "guess-of-theirs").await;
     assert_eq!(kind, ErrorKind::Denied, "{text}");
     assert!(text.contains("AWS_SECRET_ACCESS_KEY"), "{text}");
-    let other = Credential::Bearer(Secret::new("token-of-theirs".to_owned()));
+    let other = Credential::Bearer(Secret::new(secret("token-of-theirs")));
     let (kind, text) = refused_with("s3://bucket/m", other, "token-of-theirs").await;
     assert_eq!(
         (kind, text.contains("takes a credential of kind aws, not bearer")),

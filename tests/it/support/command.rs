@@ -11,6 +11,9 @@ pub(crate) fn preheat() -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| foreign.iter().any(|prefix| name.starts_with(prefix))) {
         command.env_remove(name);
     }
+    if super::searched() {
+        command.env("PREHEAT_LOG", "trace");
+    }
     // A daemon of this machine is none of a test's business.
     command.env("PREHEAT_SOCKET", "/proc/none/preheat.sock").env("NO_COLOR", "1").stdin(Stdio::null());
     command
@@ -102,5 +105,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        if super::searched() {
+            eprintln!("{}", std::fs::read_to_string(self.root.with_file_name("log")).unwrap_or_default());
+        }
     }
 }

@@ -13,18 +13,17 @@ pub(crate) struct Emulator {
     _directory: tempfile::TempDir,
 }
 
-/// The account and key that Azurite has unless told otherwise: published by its authors, and a secret of nobody.
-pub(crate) const AZURITE_ACCOUNT: &str = "devstoreaccount1";
-pub(crate) const AZURITE_KEY: &str =
-    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+/// The one storage account of [`Emulator::azurite`].
+pub(crate) const AZURITE_ACCOUNT: &str = "ourstorage";
 
 impl Emulator {
-    /// Azure Blob Storage, by Azurite. `url` is the account's endpoint.
-    pub(crate) fn azurite() -> Self {
+    /// Azure Blob Storage, by Azurite, with an account of this key. `url` is the account's endpoint.
+    pub(crate) fn azurite(key: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let script = installed("azurite/node_modules/azurite/dist/src/blob/main.js");
         let mut started = Self::start(directory, |port, directory| {
             let mut command = Command::new("node");
+            command.env("AZURITE_ACCOUNTS", format!("{AZURITE_ACCOUNT}:{key}"));
             command.arg(script).args(["--blobHost", "127.0.0.1", "--blobPort", port]);
             command.args(["--silent", "--disableTelemetry", "--location"]).arg(directory);
             command

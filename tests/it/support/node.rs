@@ -44,7 +44,11 @@ impl Node {
     }
 
     pub(crate) fn with(config: Config, options: impl FnOnce(&mut Options)) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let mut directory = tempfile::tempdir().unwrap();
+        if super::searched() {
+            preheat::telemetry::logs::init(preheat::telemetry::logs::Format::Text, "trace");
+            directory.disable_cleanup(true);
+        }
         let boot = BootId::from("11111111-2222-3333-4444-555555555555");
         let mut wanted = Options::new(boot);
         options(&mut wanted);

@@ -116,7 +116,7 @@ impl Web {
 
     /// Opens it to those who show one of these tokens, and to nobody else.
     pub(crate) fn close_to_all_but(&self, tokens: &[&str]) {
-        *self.state.tokens.lock().unwrap() = Some(tokens.iter().map(|token| (*token).to_owned()).collect());
+        *self.state.tokens.lock().unwrap() = Some(tokens.iter().map(|token| super::secret(token)).collect());
     }
 
     /// Body bytes sent of one file.

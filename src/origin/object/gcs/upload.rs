@@ -22,7 +22,7 @@ use crate::base::units::MIB;
 use crate::model::sink::{Content, Existing, Put};
 use crate::model::source::SourceError;
 use crate::origin::encoding::{base64, value};
-use crate::origin::range::Excerpt;
+use crate::origin::range::Reply;
 
 /// Bytes of a session in one request: what a lost connection costs at most. A multiple of 256 KiB, as the service wants it.
 const CHUNK: u64 = 64 * MIB;
@@ -228,7 +228,7 @@ impl Upload<'_> {
 
     /// Compares what the service has made with what was sent; removes it if it is something else.
     async fn check(&self, answer: Response) -> Result<(), SourceError> {
-        let body = Excerpt::read(answer, self.bucket.stall).await.body;
+        let body = Reply::read(answer, self.bucket.stall).await.body;
         // Only what was asked for in `fields` is in it. Without it the service has still checked the CRC that it was given.
         let Ok(made) = serde_json::from_str::<Made>(&body) else { return Ok(()) };
         if made.crc32c == self.crc {

@@ -22,7 +22,7 @@ use super::super::parts::{AT_ONCE, PART, parts};
 use crate::model::sink::{Existing, Put};
 use crate::model::source::SourceError;
 use crate::origin::encoding::{base64, value};
-use crate::origin::range::Excerpt;
+use crate::origin::range::Reply;
 
 /// Most parts of one object.
 const PARTS: u64 = 10_000;
@@ -98,7 +98,7 @@ impl Upload<'_> {
             self.bucket.ask(ask.body(self.content, 0..0)).await
         })
         .await?;
-        let initiated = Excerpt::read(answer, self.bucket.stall).await.body;
+        let initiated = Reply::read(answer, self.bucket.stall).await.body;
         let initiated: Initiated = quick_xml::de::from_str(&initiated).map_err(|error| SourceError::Protocol {
             what: self.bucket.what(self.key),
             detail: format!("begins an upload without its name: {error}"),
@@ -142,7 +142,7 @@ impl Upload<'_> {
             .await?;
         let Some(answer) = answer else { return Ok(Put::Existed) };
         // The status was sent before the work was done: the answer itself may be an error.
-        let joined = Excerpt::read(answer, self.bucket.stall * COMPLETING).await;
+        let joined = Reply::read(answer, self.bucket.stall * COMPLETING).await;
         if !joined.body.contains("CompleteMultipartUploadResult") {
             let what = self.bucket.what(self.key);
             return Err(SourceError::Unavailable {
