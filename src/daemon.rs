@@ -51,7 +51,10 @@ pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Resul
     let jobs = {
         let (config, access) = (settings.prewarm.clone(), access.clone());
         Jobs::new(config, store.clone(), access, fetcher.clone(), Arc::clone(&metrics), gate.clone())
+            .context("start threads that warm")?
     };
+    // The list is the operator's, and the daemon's own directories are read for it.
+    let operator = tokens.of_uid(own_uid());
     let ready = Readiness::default();
     let node = Node {
         store: store.clone(),
@@ -78,6 +81,7 @@ pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Resul
     });
     ready.set(true);
     jobs.resume();
+    jobs.keep_warm(&operator);
     announce(&format!("listening on http://{tcp}"));
     if let Some(path) = &socket {
         announce(&format!("listening on unix:{}", path.display()));

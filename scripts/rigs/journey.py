@@ -51,12 +51,11 @@ class Journey:
         self.digests = models.digests(self.source)
         self.bytes = sum(path.stat().st_size for path in self.source.rglob("*") if path.is_file())
 
-    def daemon(self, name, environment=None, origins=()):
-        """`origins`: the only ones it may ask of the network; all, if there are none."""
+    def daemon(self, name, *origins, environment=None):
         socket = self.work / f"{name}.sock"
-        arguments = ["--socket", socket, "--allow-origin", f"file://{self.work}"]
-        for prefix in origins:
-            arguments += ["--allow-origin", prefix]
+        arguments = ["--socket", socket]
+        for allowed in (f"file://{self.work}", *origins):
+            arguments += ["--allow-origin", allowed]
         daemon = preheat.Daemon(
             self.program, self.work / name, self.machine, self.work / f"{name}.log", arguments, environment=environment
         )
@@ -73,7 +72,7 @@ class Journey:
         published = subprocess.run([self.program, "manifest", self.source], capture_output=True, check=True).stdout
         (self.source / "preheat-manifest.json").write_bytes(published)
         with origin.Origin(self.source.parent) as web:
-            daemon = self.daemon("three", server.environment, [web.url, "s3://models,credentials"])
+            daemon = self.daemon("three", web.url, "s3://models,credentials", environment=server.environment)
             for reference in (f"file://{self.source}", f"{web.url}/model", "s3://models/team/model"):
                 answer = self.fetch(daemon, reference)
                 found[reference] = answer["manifest"]
@@ -86,7 +85,7 @@ class Journey:
     def crowd(self):
         print("sixteen fetches at once")
         with origin.Origin(self.source.parent) as web:
-            daemon = self.daemon("crowd")
+            daemon = self.daemon("crowd", web.url)
             reference = f"{web.url}/model"
             command = [str(word) for word in (self.program, "fetch", reference, "--daemon", daemon.url, "--json")]
             crowd = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(16)]
@@ -115,7 +114,7 @@ class Journey:
     def rot(self):
         print("a byte flipped on disk")
         with origin.Origin(self.source.parent) as web:
-            daemon = self.daemon("rot")
+            daemon = self.daemon("rot", web.url)
             reference = f"{web.url}/model"
             right = models.digests(self.fetch(daemon, reference)["path"])
             check(right.items() <= self.digests.items() and len(right) > 4, "fetched")
@@ -176,7 +175,7 @@ class Journey:
     def real(self, server, model):
         print("a real model, loaded")
         server.upload(model, "real", "models/sentence/all-MiniLM-L6-v2/")
-        daemon = self.daemon("real", server.environment, ["s3://real,credentials"])
+        daemon = self.daemon("real", "s3://real,credentials", environment=server.environment)
         answer = self.fetch(daemon, "s3://real/models/sentence/all-MiniLM-L6-v2")
         theirs = models.digests(model)
         ours = models.digests(answer["path"])

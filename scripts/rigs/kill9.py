@@ -85,7 +85,7 @@ class Campaign:
             subprocess.run(["rm", "-rf", root], check=True)
 
     def daemon(self, root):
-        arguments = ["--socket", self.work / "s.sock", "--config", self.configuration]
+        arguments = ["--socket", self.work / "s.sock", "--config", self.configuration, "--allow-origin", self.web.url]
         daemon = preheat.Daemon(self.program, root, self.machine, self.work / "daemon.log", arguments, mutant=self.mutant)
         try:
             return daemon.start()

@@ -50,7 +50,7 @@ def main():
     (source / "preheat-manifest.json").write_bytes(published)
     with origin.Origin(work / "source") as web:
         reference = f"{web.url}/model"
-        daemon = preheat.Daemon(program, work / "store", machine, work / "log", ["--socket", work / "s.sock"]).start()
+        daemon = preheat.Daemon(program, work / "store", machine, work / "log", ["--socket", work / "s.sock", "--allow-origin", web.url]).start()
         watch, began = Watch(daemon.process.pid), time.monotonic()
         command = [program, "fetch", reference, "--daemon", daemon.url]
         fetch = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=machine.environment())

@@ -31,7 +31,7 @@ def main():
         published = subprocess.run([program, "manifest", work / "source" / "model"], capture_output=True, check=True).stdout
         (work / "source" / "model" / "preheat-manifest.json").write_bytes(published)
         socket = work / "socket" / "preheat.sock"
-        daemon = preheat.Daemon(program, work / "store", machine, work / "log", ["--socket", socket]).start()
+        daemon = preheat.Daemon(program, work / "store", machine, work / "log", ["--socket", socket, "--allow-origin", web.url]).start()
         reference, named = f"{web.url}/model", ["--daemon", f"unix:{socket}", "--json"]
 
         print("a mount namespace without the store")

@@ -58,7 +58,7 @@ class Campaign:
 
     def cut(self, loop):
         self.machine.boot_again()
-        arguments = ["--socket", self.work / "s.sock", "--config", self.configuration()]
+        arguments = ["--socket", self.work / "s.sock", "--config", self.configuration(), "--allow-origin", self.web.url]
         log = self.work / "daemon.log"
         daemon = preheat.Daemon(self.program, loop.path / "store", self.machine, log, arguments, mutant=self.mutant)
         try:

@@ -66,7 +66,7 @@ def main():
     with disk.disk(options.kind, work, 2 * cap) as loop, origin.Origin(sources) as web, contextlib.ExitStack() as processes:
         configuration = work / "preheat.toml"
         configuration.write_text(f'[store]\ncapacity = "{cap}"\n')
-        arguments = ["--socket", work / "s.sock", "--config", configuration]
+        arguments = ["--socket", work / "s.sock", "--config", configuration, "--allow-origin", web.url]
         watch = Watch(loop.path)
         daemon = preheat.Daemon(program, loop.path / "store", machine, work / "log", arguments).start()
         processes.callback(daemon.kill)
@@ -126,7 +126,7 @@ def full_disk(work, program, machine, sources, size):
     print("a disk that others fill")
     with disk.disk("ext4", work, max(4 * size, 128 << 20)) as loop, contextlib.ExitStack() as stack:
         web = stack.enter_context(origin.Origin(sources, rate=max(4 << 20, size // 8)))
-        arguments = ["--socket", work / "f.sock"]
+        arguments = ["--socket", work / "f.sock", "--allow-origin", web.url]
         daemon = preheat.Daemon(program, loop.path / "store", machine, work / "full.log", arguments).start()
         stack.callback(daemon.kill)
         job = daemon.ask("POST", "/v1/prewarm", {"reference": f"{web.url}/m3", "priority": "demand"})

@@ -26,11 +26,11 @@ pub enum UnitError {
 }
 
 /// A number of bytes. Reads `B`, `kB`/`MB`/`GB`/`TB` (powers of 1000), `KiB`/`MiB`/`GiB`/`TiB` (powers of 1024) and plain
-/// numbers; writes the largest binary unit that keeps one decimal.
+/// numbers; shows the largest binary unit that keeps one decimal, and serialises as text that reads as the same number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
 
-/// A rate in bytes per second. Reads `25Gbps`, `400Mbps` (bits) and `2GB/s`, `800MiB/s` (bytes); serialises as bytes/s text.
+/// A rate in bytes per second. Reads `25Gbps`, `400Mbps` (bits) and `2GB/s`, `800MiB/s` (bytes); serialises as a size and `/s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteRate(pub u64);
 
@@ -176,16 +176,31 @@ fn scale(text: &str, number: f64, factor: f64) -> Result<u64, UnitError> {
     if value.is_finite() && value < 9.2e18 { Ok(value.round() as u64) } else { Err(UnitError::Range(text.to_owned())) }
 }
 
-macro_rules! as_text {
-    ($($unit:ty),*) => {$(
-        impl Serialize for $unit {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-    )*};
+impl Serialize for ByteSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&exact(self.0))
+    }
 }
-as_text!(ByteSize, ByteRate, Span);
+
+impl Serialize for ByteRate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{}/s", exact(self.0)))
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Bytes in the largest unit of which they are a whole number: what is written must not be rounded.
+fn exact(bytes: u64) -> String {
+    const UNITS: [&str; 8] = ["TiB", "TB", "GiB", "GB", "MiB", "MB", "KiB", "kB"];
+    let whole = |unit: &&&str| size_factor(unit).is_some_and(|factor| bytes > 0 && bytes.is_multiple_of(factor as u64));
+    let unit = UNITS.iter().find(whole).copied().unwrap_or("B");
+    format!("{}{unit}", bytes / size_factor(unit).unwrap_or(1.0) as u64)
+}
 
 /// A unit may be written as text with a suffix or as a plain number (bytes, bytes per second, seconds).
 #[derive(Deserialize)]
@@ -222,6 +237,22 @@ mod tests {
         for bad in ["", "GiB", "1.2.3MB", "5 parsecs", "-1", "99999999999TiB"] {
             assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_written_reads_as_the_same() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (3 * GIB, "3GiB"),
+            (500_000_000_000, "500GB"),
+            (3_125_000_000, "3125MB"),
+            (1_000_001, "1000001B"),
+        ] {
+            assert_eq!(serde_json::to_value(ByteSize(bytes)).unwrap(), text);
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)));
+        }
+        assert_eq!(serde_json::to_value(ByteRate(3_125_000_000)).unwrap(), "3125MB/s");
+        assert_eq!("3125MB/s".parse(), "25Gbps".parse::<ByteRate>());
     }
 
     #[test]

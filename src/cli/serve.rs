@@ -1,6 +1,7 @@
 //! `preheat serve`: the node daemon.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::args::ServeArgs;
@@ -10,8 +11,7 @@ use crate::telemetry::logs;
 
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     logs::init(logs::Format::Auto, "info");
-    let ServeArgs { root, listen, socket, config, allow_origin, token_file } = args;
-    let flags = Flags { root, listen, socket, allow_origin, token_file };
+    let (config, flags) = flags(args);
     let settings =
         Settings::load(config.as_deref(), &flags).map_err(|problems| CliError::invalid(problems.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -22,4 +22,10 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     }));
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// The file and the flags of a daemon's configuration.
+pub(super) fn flags(args: ServeArgs) -> (Option<PathBuf>, Flags) {
+    let ServeArgs { root, listen, socket, config, allow_origin, token_file } = args;
+    (config, Flags { root, listen, socket, allow_origin, token_file })
 }

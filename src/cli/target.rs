@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use super::args::{DaemonArgs, PassCredential};
 use super::error::CliError;
-use crate::doors::client::{Client, Target};
-use crate::model::Reference;
+use super::words;
+use crate::base::ErrorKind;
+use crate::doors::client::{Client, ClientError, Target};
 use crate::model::source::SourceError;
+use crate::model::{Reference, Scheme};
 use crate::origin::own_credential;
 
 /// Where the DaemonSet puts the socket, and where everybody looks for it.
@@ -45,7 +47,7 @@ pub(super) fn candidates(args: &DaemonArgs) -> Result<Vec<Client>, CliError> {
 pub(super) fn required(args: &DaemonArgs) -> Result<Client, CliError> {
     candidates(args)?.into_iter().next().ok_or_else(|| {
         CliError::new(
-            crate::base::ErrorKind::Unavailable,
+            ErrorKind::Unavailable,
             format!("no daemon: {DEFAULT_SOCKET} does not exist and PREHEAT_ADDR is not set; start `preheat serve` or give --daemon"),
         )
     })
@@ -60,16 +62,68 @@ pub(super) fn with_credential(
     reference: &Reference,
     pass: PassCredential,
 ) -> Result<Client, SourceError> {
-    let passes = match pass {
-        PassCredential::Auto => client.is_local(),
-        PassCredential::Always => true,
-        PassCredential::Never => false,
-    };
-    if !passes {
+    if !passes(&client, pass) {
         return Ok(client);
     }
     let credential = own_credential(reference)?;
     Ok(client.with_credential(credential))
+}
+
+/// The same for a set, which goes with one credential: it is shown to the origins of all its models, so it is passed only if it is
+/// that of all of them. A hub's token must not reach a web server that happens to be in the same set.
+///
+/// # Errors
+/// For a credential that cannot be read.
+pub(super) fn with_shared_credential(
+    client: Client,
+    references: &[Reference],
+    pass: PassCredential,
+) -> Result<Client, SourceError> {
+    if !passes(&client, pass) {
+        return Ok(client);
+    }
+    // Directories are shown none.
+    let shown = references.iter().filter(|reference| reference.scheme != Scheme::File);
+    let mut credentials = shown.map(own_credential).collect::<Result<Vec<_>, _>>()?;
+    credentials.dedup();
+    match <[_; 1]>::try_from(credentials) {
+        Ok([credential]) => Ok(client.with_credential(credential)),
+        Err(several) => {
+            if several.iter().any(Option::is_some) {
+                eprintln!(
+                    "preheat: no credential is passed: the origins of this set do not share one; ask for each by itself, or have \
+                     the daemon use its own"
+                );
+            }
+            Ok(client)
+        }
+    }
+}
+
+fn passes(client: &Client, pass: PassCredential) -> bool {
+    match pass {
+        PassCredential::Auto => client.is_local(),
+        PassCredential::Always => true,
+        PassCredential::Never => false,
+    }
+}
+
+/// An answer of the daemon, which has `patience` for it.
+///
+/// # Errors
+/// The daemon's own, or `Timeout`.
+pub(super) async fn answered<T>(
+    client: &Client,
+    patience: Duration,
+    call: impl Future<Output = Result<T, ClientError>>,
+) -> anyhow::Result<T> {
+    match tokio::time::timeout(patience, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => {
+            let patience = words::seconds(patience.as_secs_f64());
+            Err(CliError::new(ErrorKind::Timeout, format!("{client} did not answer within {patience}")).into())
+        }
+    }
 }
 
 /// `--daemon-timeout` as a duration.

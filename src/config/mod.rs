@@ -2,6 +2,7 @@
 //! Every module owns its section; this one only puts them together, and reports everything that is wrong at once, before a
 //! port is bound.
 
+mod source;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use figment::value::{Dict, Value};
 use figment::{Figment, Profile, Provider};
 use serde::{Deserialize, Serialize};
 
+pub use source::{Effective, Source};
 pub use store::StoreConfig;
 
 use crate::{access, doors, origin, prewarm, transfer};
@@ -64,16 +66,7 @@ impl Settings {
     /// # Errors
     /// [`Problems`], all at once.
     pub fn load(file: Option<&Path>, flags: &Flags) -> Result<Self, Problems> {
-        let mut figment = Figment::from(Serialized::defaults(Self::default()));
-        if let Some(path) = file {
-            // A file that is named must be there: figment takes a missing one for an empty one.
-            if let Err(error) = std::fs::read_to_string(path) {
-                return Err(Problems(vec![format!("  {}: {error}", path.display())]));
-            }
-            figment = figment.merge(Toml::file_exact(path));
-        }
-        let environment = Env::prefixed("PREHEAT_").ignore(&NOT_SETTINGS).split("__");
-        figment = figment.merge(environment);
+        let figment = Self::figment(file)?;
         let (mut problems, known) = unknown_keys(&figment);
         // Without the keys that are told of already, the rest can be checked too.
         let figment = if problems.is_empty() { figment } else { Figment::from(Serialized::defaults(known)) };
@@ -88,6 +81,20 @@ impl Settings {
         settings.apply(flags);
         problems.extend(settings.check().into_iter().map(|problem| format!("  {problem}")));
         if problems.is_empty() { Ok(settings) } else { Err(Problems(problems)) }
+    }
+
+    /// What defaults, file and environment say.
+    fn figment(file: Option<&Path>) -> Result<Figment, Problems> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(path) = file {
+            // A file that is named must be there: figment takes a missing one for an empty one.
+            if let Err(error) = std::fs::read_to_string(path) {
+                return Err(Problems(vec![format!("  {}: {error}", path.display())]));
+            }
+            figment = figment.merge(Toml::file_exact(path));
+        }
+        let environment = Env::prefixed("PREHEAT_").ignore(&NOT_SETTINGS).split("__");
+        Ok(figment.merge(environment))
     }
 
     fn apply(&mut self, flags: &Flags) {
@@ -113,11 +120,10 @@ impl Settings {
             problems.push(error.to_string());
         }
         problems.extend(self.store.check());
+        problems.extend(self.origins.check());
         problems.extend(self.transfer.check().into_iter().map(|error| format!("transfer.{error}")));
         problems.extend(self.access.check());
-        if self.prewarm.running_max == 0 {
-            problems.push("prewarm.running_max: 0 would run nothing; write 1 or more".to_owned());
-        }
+        problems.extend(self.prewarm.check());
         problems
     }
 }
@@ -158,10 +164,13 @@ fn unknown_keys(figment: &Figment) -> (Vec<String>, Dict) {
 }
 
 /// Keys without a default.
-const OPTIONAL: [&str; 9] = [
+const OPTIONAL: [&str; 12] = [
     "access.bytes_max",
     "access.requests_per_second",
     "origins.ca_bundle",
+    "prewarm.memory_free",
+    "prewarm.memory_max",
+    "prewarm.read_threads",
     "server.token_file",
     "store.capacity",
     "store.keep_free",

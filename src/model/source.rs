@@ -83,6 +83,14 @@ pub enum SourceError {
         /// What the source said, or what to set.
         detail: String,
     },
+    /// The operator has not allowed that it is asked: nothing was sent. No credential would help.
+    #[error("{what} is not asked: {detail}")]
+    NotAllowed {
+        /// The thing asked for, safe to log.
+        what: String,
+        /// Why, and what the operator would have to write.
+        detail: String,
+    },
     /// The object is no longer the version that was planned.
     #[error("{what} changed at its origin during the transfer")]
     Changed {
@@ -206,7 +214,7 @@ impl SourceError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound { .. } => ErrorKind::NotFound,
-            Self::Denied { .. } => ErrorKind::Denied,
+            Self::Denied { .. } | Self::NotAllowed { .. } => ErrorKind::Denied,
             Self::Changed { .. } => ErrorKind::Conflict,
             Self::RateLimited { .. } => ErrorKind::Busy,
             // A lying body may be a passing fault of a proxy: worth the same bounded retries as a broken one.

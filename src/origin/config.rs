@@ -63,6 +63,18 @@ impl Default for Config {
     }
 }
 
+// === impl Config ===
+
+impl Config {
+    /// Everything that cannot work, each with its key.
+    #[must_use]
+    pub fn check(&self) -> Vec<String> {
+        let each = self.allow.iter().map(std::slice::from_ref);
+        let wrong = each.filter_map(|listing| super::AllowList::new(listing).err());
+        wrong.map(|error| format!("origins.allow: {error}")).collect()
+    }
+}
+
 // === impl Listing ===
 
 impl FromStr for Listing {

@@ -162,6 +162,7 @@ fn texts(error: &mut SourceError) -> Vec<&mut String> {
         | SourceError::Stalled { what, .. } => vec![what],
         SourceError::Invalid { detail } => vec![detail],
         SourceError::Denied { what, detail }
+        | SourceError::NotAllowed { what, detail }
         | SourceError::NoSpace { what, detail }
         | SourceError::Unavailable { what, detail }
         | SourceError::Protocol { what, detail } => vec![what, detail],

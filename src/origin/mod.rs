@@ -4,11 +4,10 @@
 //! ([`crate::model::source::RangeSource::open`]). Retries, hedging and pace are not here: `transfer` decides those for every
 //! kind alike.
 
-mod allow;
-mod client;
 mod config;
 pub mod conformance;
 mod discreet;
+mod egress;
 mod encoding;
 mod excerpt;
 mod file;
@@ -24,15 +23,15 @@ mod selected;
 
 use std::sync::Arc;
 
-pub use client::install_tls_provider;
 pub use config::{Config, Listing, ListingError};
+pub use egress::install_tls_provider;
 pub use file::list_directory;
 pub use held::{Held, Snapshot};
 pub use own::own_credential;
+use url::Url;
 
-use self::allow::AllowList;
-use self::client::Clients;
 use self::discreet::Discreet;
+use self::egress::{AllowList, Border};
 use self::pause::Pauses;
 use crate::model::sink::Sink;
 use crate::model::source::{Origin, SourceError};
@@ -43,7 +42,7 @@ use crate::model::{OriginId, Reference, Rights, Scheme};
 pub struct Origins {
     config: Arc<Config>,
     allow: Arc<AllowList>,
-    clients: Clients,
+    border: Arc<Border>,
     /// Servers that want to be left alone.
     pauses: Pauses,
     /// Listings that one of them has interrupted.
@@ -53,17 +52,30 @@ pub struct Origins {
 // === impl Origins ===
 
 impl Origins {
-    /// Prepares HTTP clients and the allow-list.
+    /// Those of a daemon: asked on behalf of others, so that an address in the own network takes the operator's word.
     ///
     /// # Errors
     /// An unreadable CA bundle, or a prefix that is not a URL.
     pub fn new(config: Config) -> Result<Self, SourceError> {
+        Self::with(config, false)
+    }
+
+    /// Those of a command that acts for whoever runs it: every address of the network that it runs in may be asked, as by any
+    /// other program of his. Only where a cloud tells a machine its credentials nothing but his own words lead.
+    ///
+    /// # Errors
+    /// As for [`Origins::new`].
+    pub fn unguarded(config: Config) -> Result<Self, SourceError> {
+        Self::with(config, true)
+    }
+
+    fn with(config: Config, own_network: bool) -> Result<Self, SourceError> {
         let allow = Arc::new(AllowList::new(&config.allow)?);
-        let clients = Clients::new(&config, Arc::clone(&allow))?;
+        let border = Arc::new(Border::new(&config, Arc::clone(&allow), own_network)?);
         Ok(Self {
             config: Arc::new(config),
             allow,
-            clients,
+            border,
             pauses: Pauses::default(),
             unfinished: hub::Unfinished::default(),
         })
@@ -72,20 +84,22 @@ impl Origins {
     /// The origin of a reference, asked with these rights.
     ///
     /// # Errors
-    /// `Denied` outside the allow-list; `Invalid` for settings that cannot work.
+    /// `Denied` outside the allow-list, and for an endpoint at an address that takes the operator's word; `Invalid` for
+    /// settings that cannot work.
     pub fn open(&self, reference: &Reference, rights: &Rights) -> Result<Arc<dyn Origin>, SourceError> {
         self.allow.check_reference(reference)?;
         crate::model::check_globs(&reference.selection)
             .map_err(|error| SourceError::Invalid { detail: error.to_string() })?;
-        let egress = self.clients.egress(self.listing(reference));
+        let egress = || self.border.egress(reference, endpoint_of(reference));
         let origin: Arc<dyn Origin> = match reference.scheme {
             Scheme::File => Arc::new(file::FileOrigin::new(self.config.files_max, rights)?),
-            Scheme::Http | Scheme::Https => Arc::new(http::HttpOrigin::new(self.clients.clone(), rights)?),
+            Scheme::Http | Scheme::Https => Arc::new(http::HttpOrigin::new(egress()?, rights)?),
             Scheme::Hf => {
+                let egress = egress()?;
                 Arc::new(hub::HubOrigin::new(reference, &egress, rights, &self.config, &self.pauses, &self.unfinished)?)
             }
             Scheme::S3 | Scheme::Gs | Scheme::Az => {
-                Arc::new(object::ObjectOrigin::new(reference, egress, rights, &self.config)?)
+                Arc::new(object::ObjectOrigin::new(reference, egress()?, rights, &self.config)?)
             }
         };
         Ok(Arc::new(Discreet::new(origin, rights)))
@@ -94,13 +108,13 @@ impl Origins {
     /// The place of a reference, to be written to with these rights: a directory or a bucket.
     ///
     /// # Errors
-    /// `Denied` outside the allow-list; `Invalid` for kinds of origin that cannot be written and settings that cannot work.
+    /// As for [`Origins::open`]; `Invalid` for kinds of origin that cannot be written.
     pub fn sink(&self, reference: &Reference, rights: &Rights) -> Result<Arc<dyn Sink>, SourceError> {
         self.allow.check_reference(reference)?;
-        let egress = self.clients.egress(self.listing(reference));
+        let egress = || self.border.egress(reference, endpoint_of(reference));
         let sink: Arc<dyn Sink> = match reference.scheme {
             Scheme::File => Arc::new(file::FileSink::new(reference)),
-            Scheme::S3 | Scheme::Gs | Scheme::Az => object::sink(reference, egress, rights, &self.config)?,
+            Scheme::S3 | Scheme::Gs | Scheme::Az => object::sink(reference, egress()?, rights, &self.config)?,
             Scheme::Http | Scheme::Https | Scheme::Hf => {
                 let detail = format!("{} cannot be written to: name a directory or a bucket", reference.base());
                 return Err(SourceError::Invalid { detail });
@@ -130,4 +144,16 @@ impl Origins {
     pub fn lists(&self, reference: &Reference) -> bool {
         self.allow.lists(reference)
     }
+}
+
+/// The server that a reference is asked at where its own text does not name it, and whether the environment does. What is not
+/// a URL is told by the origin itself.
+fn endpoint_of(reference: &Reference) -> Option<(Url, bool)> {
+    let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.is_empty());
+    let (endpoint, named) = match reference.scheme {
+        Scheme::S3 | Scheme::Gs | Scheme::Az => object::endpoint_of(reference.scheme)?,
+        Scheme::Hf => (hub::endpoint_in_force(), set("HF_ENDPOINT")),
+        Scheme::File | Scheme::Http | Scheme::Https => return None,
+    };
+    Some((Url::parse(&endpoint).ok()?, named))
 }

@@ -236,6 +236,9 @@ pub(super) fn not_json(what: &str, error: &serde_json::Error) -> SourceError {
 /// What a failure below HTTP means.
 pub(super) fn transport(error: &reqwest::Error, what: &str, stall: Duration) -> SourceError {
     let what = what.to_owned();
+    if let Some(forbidden) = super::egress::forbidden_in(error) {
+        return forbidden.refusal(&what);
+    }
     if error.is_timeout() {
         return SourceError::Stalled { what, after: stall };
     }
@@ -245,12 +248,7 @@ pub(super) fn transport(error: &reqwest::Error, what: &str, stall: Duration) -> 
         cause = Some(inner);
     }
     let word = cause.map_or_else(|| "the request could not be made".to_owned(), ToString::to_string);
-    if error.is_redirect() {
-        // Our own word: see the policy of the client.
-        return SourceError::Denied { what, detail: word };
-    }
-    let detail = excerpt(&word);
-    SourceError::Unavailable { what, detail }
+    SourceError::Unavailable { what, detail: excerpt(&word) }
 }
 
 /// The time that a `Retry-After` names, in seconds or as a date.

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::budget::Shortage;
+use super::estimating::verdict;
 use super::member::Member;
 use super::timeline::Timeline;
 use super::wire::{Basis, Estimate, EtaSeconds, JobState, JobView, MemberView, MissingBytes, Priority, Problem, Tier};
@@ -30,24 +32,20 @@ pub enum JobError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The tier `memory` cannot hold it.
-    #[error(
-        "the model needs {needed} of memory, this node or cgroup has {available} for it: ask for the tier disk, or raise the limit"
-    )]
-    Memory {
-        /// Size of the model.
-        needed: ByteSize,
-        /// What may be taken.
-        available: ByteSize,
-    },
+    #[error("the model does not fit in memory: {0}; the tier disk asks for none of that")]
+    Memory(Shortage),
     /// Pages were reclaimed while others were read.
     #[error(
-        "only {resident} of {total} stayed in memory: the cgroup or the node is too small or too busy; the tier disk is ready"
+        "only {resident} of {total} stayed in memory: {}; the tier disk is ready",
+        .why.as_ref().map_or_else(|| "the kernel took the rest back for others, although there seemed to be room".to_owned(), ToString::to_string)
     )]
     NotResident {
         /// What was found.
         resident: ByteSize,
         /// Size of the model.
         total: ByteSize,
+        /// What is lacking, where that can be told.
+        why: Option<Shortage>,
     },
     /// The scope has as many bytes on the node as it may.
     #[error(
@@ -110,6 +108,18 @@ struct State {
     ended: Option<Instant>,
 }
 
+// === impl State ===
+
+impl State {
+    /// What was estimated at first, held against the deadline of now: a caller may have joined with another.
+    fn first_estimate(&self) -> Option<Estimate> {
+        let mut estimate = self.estimate.clone()?;
+        let left = self.deadline.zip(self.estimated_at).map(|(deadline, at)| deadline.saturating_duration_since(at));
+        estimate.deadline = left.map(|left| verdict(&estimate, left.as_secs_f64()));
+        Some(estimate)
+    }
+}
+
 // === impl JobError ===
 
 impl JobError {
@@ -120,7 +130,7 @@ impl JobError {
             Self::Source(error) => error.kind(),
             Self::Transfer(error) => error.kind(),
             Self::Store(error) => error.kind(),
-            Self::Memory { .. } | Self::NotResident { .. } | Self::Quota { .. } => ErrorKind::NoSpace,
+            Self::Memory(_) | Self::NotResident { .. } | Self::Quota { .. } => ErrorKind::NoSpace,
             Self::NeedsCredentials | Self::Pin(_) => ErrorKind::Denied,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Panicked => ErrorKind::Internal,
@@ -332,7 +342,7 @@ impl Job {
             seconds: state.ended.unwrap_or_else(Instant::now).duration_since(self.started).as_secs_f64(),
             warnings: self.members.iter().flat_map(|member| member.warnings()).collect(),
             error: state.error.clone(),
-            estimate: state.estimate.clone(),
+            estimate: state.first_estimate(),
             timeline: timeline.chain(of_members).collect(),
             members,
         }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::timeline::Timeline;
 use super::wire::{MemberView, TreeIdentity};
@@ -21,15 +21,45 @@ pub(super) struct Member {
     state: Mutex<State>,
 }
 
+/// How much of a model was in memory when it was last measured. Whoever measures tells everybody who shows it.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    measured: Mutex<Option<(u64, Instant)>>,
+    /// Held by who measures because somebody asked.
+    pub(super) looking: tokio::sync::Mutex<()>,
+}
+
 #[derive(Debug)]
 struct State {
     stage: &'static str,
     origin: Option<OriginId>,
     model: Option<Model>,
     tree: Option<TreeIdentity>,
-    resident: Option<u64>,
+    resident: Option<Arc<Seen>>,
     warnings: Vec<String>,
     timeline: Timeline,
+}
+
+// === impl Seen ===
+
+impl Seen {
+    fn measured(&self) -> MutexGuard<'_, Option<(u64, Instant)>> {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None`: it cannot be told.
+    pub(super) fn set(&self, bytes: Option<u64>, at: Instant) {
+        *self.measured() = bytes.map(|bytes| (bytes, at));
+    }
+
+    pub(super) fn bytes(&self) -> Option<u64> {
+        self.measured().map(|(bytes, _)| bytes)
+    }
+
+    /// Since then.
+    pub(super) fn age(&self) -> Option<Duration> {
+        self.measured().map(|(_, at)| at.elapsed())
+    }
 }
 
 // === impl Member ===
@@ -103,8 +133,13 @@ impl Member {
         state.warnings = warnings;
     }
 
-    pub(super) fn resident(&self, bytes: u64) {
-        self.state().resident = Some(bytes);
+    /// Where it is told how much of it is in memory.
+    pub(super) fn resident(&self, seen: Arc<Seen>) {
+        self.state().resident = Some(seen);
+    }
+
+    pub(super) fn seen(&self) -> Option<Arc<Seen>> {
+        self.state().resident.clone()
     }
 
     pub(super) fn done(&self) {
@@ -172,7 +207,7 @@ impl Member {
             manifest: record.map(|record| record.manifest),
             revision: record.map(|record| record.revision.to_string()),
             durable,
-            resident_bytes: state.resident,
+            resident_bytes: state.resident.as_ref().and_then(|seen| seen.bytes()),
         }
     }
 }

@@ -13,13 +13,14 @@ use super::Config;
 use super::job::{Job, JobError};
 use super::journal::{Journal, Written};
 use super::rates::Rates;
+use super::residents::Residents;
 use super::wire::{EstimateRequest, JobState, JobView, PrewarmRequest, Priority, Tier};
 use super::work::Errand;
 use crate::access::{Access, Identity};
 use crate::base::ErrorKind;
 use crate::base::lifecycle::Gate;
 use crate::model::{Reference, Tenant};
-use crate::store::Store;
+use crate::store::{Model, Store};
 use crate::telemetry::metrics::{Metrics, Which};
 use crate::transfer::Fetcher;
 
@@ -44,7 +45,7 @@ pub struct Jobs {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    config: Config,
+    pub(super) config: Config,
     pub(super) store: Store,
     pub(super) access: Access,
     pub(super) fetcher: Fetcher,
@@ -52,6 +53,7 @@ pub(super) struct Inner {
     pub(super) gate: Gate,
     pub(super) journal: Journal,
     pub(super) rates: Rates,
+    pub(super) residents: Residents,
     fingerprints: RandomState,
     pub(super) running: Arc<Semaphore>,
     table: Mutex<Table>,
@@ -113,7 +115,9 @@ pub(super) struct Key {
 
 impl Jobs {
     /// No jobs yet. `gate` ends them at shutdown.
-    #[must_use]
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
     pub fn new(
         config: Config,
         store: Store,
@@ -121,10 +125,11 @@ impl Jobs {
         fetcher: Fetcher,
         metrics: Arc<Metrics>,
         gate: Gate,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let running = Arc::new(Semaphore::new(config.running_max.max(1)));
         let (directory, temporaries) = store.jobs_directory();
         let inner = Inner {
+            residents: Residents::new(&config)?,
             config,
             store,
             access,
@@ -141,12 +146,13 @@ impl Jobs {
                 SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64),
             ),
         };
-        Self { inner: Arc::new(inner) }
+        Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Goes on with the jobs that an earlier process left. Those that came with a credential wait for their callers.
+    /// Looks after what is in memory, and goes on with the jobs that an earlier process left. Those that came with a credential wait for their callers.
     pub fn resume(&self) {
         let inner = &self.inner;
+        inner.gate.spawn("residents", Arc::clone(inner).keep_resident());
         for written in inner.journal.read(inner.config.history_max) {
             let Written {
                 id,
@@ -184,7 +190,7 @@ impl Jobs {
                 ..PrewarmRequest::default()
             };
             let submission = Submission { identity, references: members, request };
-            if matches!(self.begin(Some(id), submission), Submitted::Full) {
+            if matches!(self.begin(Some(id), submission, false), Submitted::Full) {
                 tracing::warn!("too many jobs were left by the last process: some are given up");
                 break;
             }
@@ -194,10 +200,15 @@ impl Jobs {
     /// Starts a job, or joins the one that already works on the same content for the same scope.
     #[must_use]
     pub fn submit(&self, submission: Submission) -> Submitted {
-        self.begin(None, submission)
+        self.begin(None, submission, false)
     }
 
-    fn begin(&self, id: Option<String>, submission: Submission) -> Submitted {
+    /// The same for what is asked for again and again: what is in memory for good is not hashed each time.
+    pub(super) fn keep(&self, submission: Submission) -> Submitted {
+        self.begin(None, submission, true)
+    }
+
+    fn begin(&self, id: Option<String>, submission: Submission, refresh: bool) -> Submitted {
         let inner = &self.inner;
         let Submission { identity, references, request } = submission;
         let priority = request.priority.unwrap_or(Priority::Prefetch);
@@ -238,7 +249,7 @@ impl Jobs {
         inner.count();
         let this = Arc::clone(inner);
         let task = Arc::clone(&job);
-        let errand = Errand { identity, credential };
+        let errand = Errand { identity, credential, refresh };
         inner.gate.spawn("job", async move {
             let work = this.work(&task, errand);
             let outcome = crate::base::lifecycle::supervise("job", work).await.unwrap_or_else(|panicked| {
@@ -266,14 +277,35 @@ impl Jobs {
         Submitted::Job(Box::new(job.view(&inner.store)))
     }
 
-    pub(super) fn inner(&self) -> &Inner {
+    pub(super) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }
 
-    /// A job by its id, if `who` may see it: an operator, or who is of the scope that asked for it.
-    #[must_use]
-    pub fn get(&self, who: &Identity, id: &str) -> Option<JobView> {
-        Some(self.find(who, id)?.view(&self.inner.store))
+    /// A job by its id, if `who` may see it: an operator, or who is of the scope that asked for it. What it says of memory is
+    /// true now; lists and streams tell what was measured last, and when: measuring costs a millisecond a GiB.
+    pub async fn get(&self, who: &Identity, id: &str) -> Option<JobView> {
+        let job = self.find(who, id)?;
+        if job.is_over() {
+            for member in &job.members {
+                self.inner.look_at(member).await;
+            }
+        }
+        Some(job.view(&self.inner.store))
+    }
+
+    /// The models of a job that has ended.
+    pub(super) fn models_of(&self, id: &str) -> Vec<Model> {
+        let job = self.inner.table().jobs.get(id).cloned();
+        job.map_or_else(Vec::new, |job| job.members.iter().filter_map(|member| member.model()).collect())
+    }
+
+    /// Forgets a job that has ended, before its time.
+    pub(super) fn forget(&self, id: &str) {
+        let mut table = self.inner.table();
+        if table.jobs.get(id).is_some_and(|job| job.is_over()) {
+            table.jobs.remove(id);
+            table.history.retain(|known| known != id);
+        }
     }
 
     fn find(&self, who: &Identity, id: &str) -> Option<Arc<Job>> {
@@ -307,16 +339,20 @@ impl Jobs {
     /// Waits until a job has ended, but no longer than ten minutes.
     pub async fn wait(&self, who: &Identity, id: &str) -> Option<JobView> {
         let job = self.find(who, id)?;
-        let mut changes = job.changes();
-        let over = async {
-            while !job.is_over() {
-                if changes.changed().await.is_err() {
-                    break;
-                }
-            }
-        };
         // On time-out the job is answered as it stands.
-        let _ = tokio::time::timeout(WAIT_LIMIT, over).await;
+        let _ = tokio::time::timeout(WAIT_LIMIT, self.ended_of(who, id)).await;
+        Some(job.view(&self.inner.store))
+    }
+
+    /// Waits until a job has ended, however long that takes.
+    pub(super) async fn ended_of(&self, who: &Identity, id: &str) -> Option<JobView> {
+        let job = self.find(who, id)?;
+        let mut changes = job.changes();
+        while !job.is_over() {
+            if changes.changed().await.is_err() {
+                break;
+            }
+        }
         Some(job.view(&self.inner.store))
     }
 

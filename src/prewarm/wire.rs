@@ -217,6 +217,16 @@ pub struct Estimate {
     pub revisions: Vec<Option<String>>,
 }
 
+/// A server-sent event of a job, field by field.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobEvent {
+    /// `job`
+    pub event: String,
+    /// A job as JSON text.
+    #[schema(content_media_type = "application/json")]
+    pub data: String,
+}
+
 /// A stage of a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StageView {
@@ -257,7 +267,8 @@ pub struct MemberView {
     pub revision: Option<String>,
     /// Whether a power cut would leave it.
     pub durable: bool,
-    /// Bytes in the page cache, measured, for the tier `memory`.
+    /// For the tier `memory`: bytes in the page cache. Of a job that is asked for by its id as of now (a second ago at most); in
+    /// lists and streams as of the last look. `null` before it was measured, and where that fails.
     pub resident_bytes: Option<u64>,
 }
 
@@ -311,7 +322,8 @@ pub struct JobView {
     pub files: u64,
     /// Whether a power cut would leave it.
     pub durable: bool,
-    /// Bytes in the page cache, measured, for the tier `memory`.
+    /// For the tier `memory`: bytes in the page cache. Of a job that is asked for by its id as of now (a second ago at most); in
+    /// lists and streams as of the last look. `null` before it was measured, and where that fails.
     pub resident_bytes: Option<u64>,
     /// Seconds from request to the end, or until now.
     pub seconds: f64,
@@ -354,6 +366,8 @@ pub struct ModelView {
     /// Its name.
     #[schema(value_type = String)]
     pub id: ModelId,
+    /// Whose it is: `default` and `node` are read by everybody who may ask, any other is a tenant's own.
+    pub scope: String,
     /// The reference as it was typed.
     pub reference: String,
     /// What it resolved to.
@@ -449,6 +463,9 @@ pub struct PinRequest {
     /// A lease of so many seconds; without it a pin until it is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_seconds: Option<u64>,
+    /// Keep it in the page cache as well while the pin holds, as far as there is room.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_memory: bool,
 }
 
 // === impl JobState ===
@@ -489,11 +506,12 @@ impl Problem {
 impl From<Model> for ModelView {
     fn from(model: Model) -> Self {
         let Model { record, path, durable, last_used, pins } = model;
-        let ModelRecord { id, reference, revision, manifest, bytes, files, published_at, facts, .. } = record;
+        let ModelRecord { id, tenant, reference, revision, manifest, bytes, files, published_at, facts, .. } = record;
         let weakest = facts.files.iter().map(|file| file.origin_verified).max().unwrap_or_default();
         let origin_verified = serde_json::to_value(weakest).ok().and_then(|word| word.as_str().map(str::to_owned));
         Self {
             id,
+            scope: tenant.to_string(),
             reference,
             revision: revision.to_string(),
             path,

@@ -2,6 +2,7 @@
 //! transfer, lease or pin, warm. The models of one job come at the same time; the first that fails ends it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::try_join_all;
@@ -10,7 +11,7 @@ use super::job::{Job, JobError};
 use super::journal::Written;
 use super::member::Member;
 use super::registry::Inner;
-use super::warm::warm;
+use super::residents::Wish;
 use super::wire::{JobState, Priority, Tier};
 use crate::access::{Entered, Identity};
 use crate::base::ErrorKind;
@@ -25,6 +26,8 @@ use crate::transfer::{Fetched, Progress, Request};
 pub(super) struct Errand {
     pub(super) identity: Identity,
     pub(super) credential: Option<Credential>,
+    /// Whether what is in memory for good need not be hashed again.
+    pub(super) refresh: bool,
 }
 
 // === impl Inner ===
@@ -57,14 +60,14 @@ impl Inner {
                 () = job.cancel.cancelled() => return Err(JobError::Cancelled),
                 fetched = Box::pin(self.fetch(job, member, errand)) => fetched?,
             };
-            self.keep(job, &fetched.model, &errand.identity).await?;
+            self.keep(job, &fetched.model, &errand.identity, false).await?;
             member.fetched(&fetched.model, fetched.warnings);
             member.transferred().into_iter().for_each(|(stage, seconds)| self.observe(stage, seconds));
             job.touch();
             if job.tier == Tier::Disk {
                 break;
             }
-            match self.warm(job, member, &fetched.model).await {
+            match self.warm(job, member, &fetched.model, errand).await {
                 Err(error) if error.kind() == ErrorKind::Corrupt && attempt == 0 => {
                     self.metrics.corrupt.get_or_create(&Which { which: "warm" }).inc();
                     tracing::warn!(job = %job.id, %error, "found while warming; fetching again");
@@ -80,34 +83,41 @@ impl Inner {
         Ok(())
     }
 
-    async fn warm(&self, job: &Arc<Job>, member: &Arc<Member>, model: &Model) -> Result<(), JobError> {
+    async fn warm(&self, job: &Arc<Job>, member: &Arc<Member>, model: &Model, errand: &Errand) -> Result<(), JobError> {
         member.begin("warm");
+        member.warmed_bytes.store(0, Ordering::Relaxed);
         job.touch();
-        let manifest = self.store.manifest(&model.record.manifest);
-        let (store, job, of) = (self.store.clone(), Arc::clone(job), Arc::clone(member));
-        let warmed = tokio::task::spawn_blocking(move || {
-            let manifest = manifest.ok_or(JobError::Cancelled)?;
-            let begun = Instant::now();
-            let warmed = warm(&store, &manifest, &of.warmed_bytes, &|| job.cancel.is_cancelled())?;
-            Ok::<_, JobError>((warmed, begun.elapsed().as_secs_f64()))
-        })
-        .await
-        .map_err(|_| JobError::Panicked)?;
+        let begun = Instant::now();
+        let read = |bytes| {
+            member.warmed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        };
+        let wish = Wish { priority: Some(job.priority()), refresh: errand.refresh, read: &read };
+        let warmed = tokio::select! {
+            () = job.cancel.cancelled() => Err(JobError::Cancelled),
+            warmed = Box::pin(self.to_memory(model, &wish)) => warmed,
+        };
         if let Some(seconds) = member.end("warm") {
             self.observe("warm", seconds);
         }
-        let (warmed, seconds) = warmed?;
-        self.rates.warmed(warmed.total, warmed.total - warmed.resident_before, seconds);
-        if warmed.resident < warmed.total {
-            return Err(JobError::NotResident { resident: ByteSize(warmed.resident), total: ByteSize(warmed.total) });
+        if let Some(seen) = self.residents.seen(model) {
+            member.resident(seen);
         }
-        member.resident(warmed.resident);
+        let warmed = warmed?;
+        if member.warmed_bytes.load(Ordering::Relaxed) > 0 {
+            let cold = warmed.total.saturating_sub(warmed.resident_before);
+            self.rates.warmed(warmed.total, cold, begun.elapsed().as_secs_f64());
+        }
+        // Not before: what was called off, or had no room, is not to be read again behind its caller's back.
+        self.keep(job, model, &errand.identity, true).await?;
+        if job.lease_seconds() > 0 || job.pin.is_some() {
+            self.residents.keep(model);
+        }
         Ok(())
     }
 
     /// What is here and may be read without asking; else whatever the caller's rights open.
     async fn fetch(&self, job: &Arc<Job>, member: &Arc<Member>, errand: &Errand) -> Result<Fetched, JobError> {
-        let (Errand { identity, credential }, reference) = (errand, &member.reference);
+        let (Errand { identity, credential, .. }, reference) = (errand, &member.reference);
         if let Some(fetched) = self.here(job, member, identity).await? {
             return Ok(fetched);
         }
@@ -142,6 +152,10 @@ impl Inner {
         };
         let Entered { scope, origin, origin_id, resolution } = entered;
         self.check_quota(job, member, identity, &scope, &origin_id, &resolution)?;
+        if job.tier == Tier::Memory {
+            let total = resolution.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
+            self.could_ever_be_in_memory(total).await?;
+        }
         member.comes_from(origin_id.clone());
         let estimate = self.estimate_of(&scope, &origin_id, &resolution, job.tier, job.priority(), &job.id).await?;
         job.estimated(estimate);
@@ -255,7 +269,7 @@ impl Inner {
 
     /// So that a restart finds the job again. Once for all its models.
     async fn write_down(&self, job: &Arc<Job>, errand: &Errand) -> Result<(), JobError> {
-        let Errand { identity, credential } = errand;
+        let Errand { identity, credential, .. } = errand;
         let references = job.members.iter().map(|member| member.reference.to_string()).collect();
         let written = Written {
             priority: job.priority(),
@@ -297,29 +311,36 @@ impl Inner {
         waiting.iter().for_each(|id| self.journal.remove(id));
     }
 
-    /// From the answer to the engine's first open the tree must not go; with a pin it never does.
-    async fn keep(&self, job: &Job, model: &Model, identity: &Identity) -> Result<(), JobError> {
+    /// From the answer to the engine's first open the tree must not go; with a pin it never does. `in_memory`: it is there now,
+    /// and is to stay.
+    async fn keep(&self, job: &Job, model: &Model, identity: &Identity, in_memory: bool) -> Result<(), JobError> {
         let mut pins = Vec::new();
         let seconds = job.lease_seconds();
         if seconds > 0 {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-            let expires_at = now + seconds;
-            // One lease a model from this door: the longest of those asked for.
-            let stands = |pin: &Pin| pin.id == LEASE && pin.expires_at.is_some_and(|until| until + 30 >= expires_at);
-            if !model.pins.iter().any(stands) {
-                pins.push((LEASE.to_owned(), Some(expires_at)));
+            let (id, expires_at) = (pin_id(job.tier), now + seconds);
+            // One lease a model and tier from this door: the longest of those asked for.
+            let stands = |pin: &Pin| {
+                pin.id == id
+                    && pin.expires_at.is_some_and(|until| until + 30 >= expires_at)
+                    && (pin.in_memory || !in_memory)
+            };
+            if !self.pins_of(model).iter().any(stands) {
+                pins.push((id.to_owned(), Some(expires_at)));
             }
         }
         if let Some(pin) = &job.pin {
             if model.record.tenant != identity.scope && !identity.operator {
                 return Err(JobError::Pin(model.record.reference.clone()));
             }
-            if !model.pins.iter().any(|known| known.id == *pin && known.expires_at.is_none()) {
+            let stands =
+                |known: &Pin| known.id == *pin && known.expires_at.is_none() && (known.in_memory || !in_memory);
+            if !self.pins_of(model).iter().any(stands) {
                 pins.push((pin.clone(), None));
             }
         }
         for (id, expires_at) in pins {
-            let pin = Pin { id, reason: format!("asked for by {}", job.id), expires_at };
+            let pin = Pin { id, reason: format!("asked for by {}", job.id), expires_at, in_memory };
             let (store, record) = (self.store.clone(), model.record.clone());
             tokio::task::spawn_blocking(move || store.pin(&record.tenant, &record.id, pin))
                 .await
@@ -328,10 +349,19 @@ impl Inner {
         Ok(())
     }
 
+    fn pins_of(&self, model: &Model) -> Vec<Pin> {
+        self.store.model(&model.record.tenant, &model.record.id).map_or_else(Vec::new, |model| model.pins)
+    }
+
     pub(super) fn observe(&self, which: &'static str, seconds: f64) {
         self.metrics.job_stage_seconds.get_or_create(&Which { which }).observe(seconds);
     }
 }
 
-/// The lease that a prewarm puts on a model.
-const LEASE: &str = "prewarm";
+/// The lease that a prewarm puts on a model: one for each tier, so that neither ends the other.
+pub(super) fn pin_id(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Disk => "prewarm",
+        Tier::Memory => "prewarm-memory",
+    }
+}

@@ -108,6 +108,9 @@ pub struct Pin {
     pub reason: String,
     /// Seconds since the epoch when it lapses; `None`: a pin until removed; otherwise a lease.
     pub expires_at: Option<u64>,
+    /// Whether it is to stay in the page cache as well, as far as there is room.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_memory: bool,
 }
 
 /// What the store holds, in bytes allocated on disk.

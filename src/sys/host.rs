@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use super::memory::{CgroupMemory, MachineMemory, kilobytes};
+
 /// Facts about the host as this process sees it.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct HostFacts {
@@ -35,29 +37,17 @@ impl HostFacts {
     }
 }
 
-/// Memory of the machine, or the limit of our cgroup (v2, then v1) if that is smaller.
+/// Memory of the machine, or the smallest limit of a cgroup that this process is in.
 #[must_use]
 pub fn memory_bytes() -> u64 {
-    let machine = meminfo("MemTotal:").unwrap_or(0);
-    let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .iter()
-        .find_map(|file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
-    limit.map_or(machine, |limit| limit.min(machine))
+    let machine = MachineMemory::read().map_or(0, |memory| memory.total);
+    CgroupMemory::read_all().iter().filter_map(|group| group.limit).fold(machine, u64::min)
 }
 
 /// Anonymous memory of this process in bytes: what a memory limit kills for; mapped model files are not in it.
 #[must_use]
 pub fn anonymous_rss() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "RssAnon:")
-}
-
-fn meminfo(key: &str) -> Option<u64> {
-    kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, key)
-}
-
-fn kilobytes(text: &str, key: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
 fn gpus() -> Vec<String> {
@@ -79,11 +69,5 @@ mod tests {
         let facts = HostFacts::read();
         assert!(facts.cpus > 0 && facts.memory_bytes > 0 && !facts.kernel.is_empty());
         assert!(anonymous_rss().is_some_and(|bytes| bytes > 0));
-    }
-
-    #[test]
-    fn kilobytes_are_read_by_key() {
-        assert_eq!(kilobytes("VmRSS:\t 10 kB\nRssAnon:\t  2 kB\n", "RssAnon:"), Some(2048));
-        assert_eq!(kilobytes("", "RssAnon:"), None);
     }
 }

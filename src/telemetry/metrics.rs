@@ -88,6 +88,13 @@ pub struct Metrics {
     pub estimate_ratio: Histogram,
     /// Stable. Jobs by where they ended in the spread of their first estimate; `which`: p50, p90, beyond.
     pub estimates: Family<Which, Counter>,
+    /// Stable. Bytes of models and the page cache, as of the last look; `which`: wanted (size of what is to be in memory),
+    /// resident (of it, what is there), idle (warm, and nobody asks for it).
+    pub memory_bytes: Family<Which, Gauge>,
+    /// Stable. Bytes read again because they had left the page cache while they were to be there.
+    pub rewarmed_bytes: Counter,
+    /// Stable. Bytes of the page cache given back because memory ran short.
+    pub released_bytes: Counter,
     /// Experimental. Flights under way.
     pub flights: Gauge,
     /// Experimental. Bytes of transfer buffers in use.
@@ -128,6 +135,9 @@ impl Metrics {
             estimate_ratio: Histogram::new([0.25, 0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 2.0, 4.0, 8.0]),
             estimates: Family::default(),
             jobs: Family::default(),
+            memory_bytes: Family::default(),
+            rewarmed_bytes: Counter::default(),
+            released_bytes: Counter::default(),
             flights: Gauge::default(),
             buffer_bytes: Gauge::default(),
             requests: Family::default(),
@@ -160,6 +170,9 @@ impl Metrics {
         registry.register("estimate_ratio", "What jobs took over their first estimate", metrics.estimate_ratio.clone());
         registry.register("estimates", "Jobs by where they ended in their estimate", metrics.estimates.clone());
         registry.register("jobs", "Jobs by state", metrics.jobs.clone());
+        registry.register_with_unit("memory", "Models and the page cache", bytes(), metrics.memory_bytes.clone());
+        registry.register_with_unit("rewarmed", "Bytes read again", bytes(), metrics.rewarmed_bytes.clone());
+        registry.register_with_unit("released", "Memory given back", bytes(), metrics.released_bytes.clone());
         registry.register("flights", "Flights under way", metrics.flights.clone());
         registry.register_with_unit("buffer", "Transfer buffers in use", bytes(), metrics.buffer_bytes.clone());
         registry.register("requests", "API requests answered", metrics.requests.clone());

@@ -186,6 +186,7 @@ impl TransferError {
                 SourceError::Protocol { .. } => Remedy::RetryLittle,
                 SourceError::NotFound { .. }
                 | SourceError::Denied { .. }
+                | SourceError::NotAllowed { .. }
                 | SourceError::Changed { .. }
                 | SourceError::NoSpace { .. }
                 | SourceError::Invalid { .. } => Remedy::GiveUp,

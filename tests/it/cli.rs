@@ -423,7 +423,7 @@ async fn fetches_into_one_directory_wait_for_each_other() {
     let directory = tempfile::tempdir().unwrap();
     let files = with_more(model(17, 2, 9 * MIB));
     let web = Web::serve(&files).await;
-    let daemon = Daemon::start(directory.path(), &[]);
+    let daemon = Daemon::start(directory.path(), &["--allow-origin", &web.url]);
     for (name, at) in [("alone", "--direct"), ("beside", daemon.url.as_str())] {
         let to = directory.path().join(name);
         let start = || {
@@ -451,7 +451,7 @@ async fn what_an_interrupted_fetch_kept_goes_when_another_ends() {
     let directory = tempfile::tempdir().unwrap();
     let files = model(18, 1, 9 * MIB);
     let web = Web::serve(&files).await;
-    let daemon = Daemon::start(directory.path(), &[]);
+    let daemon = Daemon::start(directory.path(), &["--allow-origin", &web.url]);
     let to = directory.path().join("to");
     std::fs::create_dir_all(to.join(".preheat/store/partials")).unwrap();
     std::fs::write(to.join(".preheat/store/partials/data"), "half").unwrap();

@@ -52,7 +52,7 @@ pub(crate) fn resolved(hub: &Hub, path: &str) -> usize {
 async fn resolve(reference: &str, config: Config) -> Result<(Arc<dyn Origin>, Resolution), String> {
     preheat::origin::install_tls_provider();
     let reference: Reference = reference.parse().unwrap();
-    let origin = Origins::new(config).unwrap().open(&reference, &Rights::Own).unwrap();
+    let origin = Origins::unguarded(config).unwrap().open(&reference, &Rights::Own).unwrap();
     let resolution = origin.resolve(&reference).await.map_err(|error| error.to_string())?;
     Ok((origin, resolution))
 }
@@ -327,17 +327,17 @@ fn answers_that_lead_astray_are_named() {
         let error = node.fetch(MODEL).await.unwrap_err();
         assert!(error.to_string().contains("another host") && elsewhere.asked().is_empty(), "{error}");
         hub.heal();
-        // What nobody asked for, and a storage that sends us on.
+        // What nobody asked for, and a storage that sends us on to where there is nothing.
         for (answer, word) in [
             ((206, vec![("content-encoding", "gzip".to_owned())], "x"), "encoded (gzip)"),
-            ((302, location(&format!("{}/x?sig=s3cr3t", elsewhere.url)), ""), "redirects"),
+            ((302, location(&format!("{}/x?sig=s3cr3t", elsewhere.url)), ""), "refuses a URL"),
         ] {
             hub.storage_fault(move |_| Some(answer.clone()));
             let error = node.fetch(MODEL).await.unwrap_err();
             assert!(error.to_string().contains(word) && !error.to_string().contains("s3cr3t"), "{error}");
             hub.heal();
         }
-        assert!(elsewhere.asked().is_empty());
+        assert!(elsewhere.asked().iter().all(|asked| asked.header("authorization").is_none()));
         node.assert_nothing_published();
         let (_, found) = node.files(MODEL).await;
         assert!(found == wanted, "no restart was needed");

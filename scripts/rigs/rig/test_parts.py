@@ -1,6 +1,7 @@
 """The rigs' own parts, without root: the origin, the models, stopping and killing. `python3 -m unittest discover scripts/rigs`."""
 
 import http.client
+import ipaddress
 import json
 import signal
 import struct
@@ -9,7 +10,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from rig import models, origin, victim
+from rig import models, network, origin, vectors, victim
 
 COUNTER = "import itertools, sys\nfor n in itertools.count(): sys.stdout.write(f'{n}\\n'); sys.stdout.flush()"
 
@@ -109,6 +110,34 @@ class VictimTest(unittest.TestCase):
         with self.assertRaisesRegex(RuntimeError, "without a word"):
             victim.read_line(process)
         process.stdout.close()
+
+
+class NetworkTest(unittest.TestCase):
+    def test_beginnings_are_told_from_answers(self):
+        def packet(protocol, flags, version=4):
+            head = bytes([0x45]) + bytes(8) + bytes([protocol]) + bytes(6) + bytes([10, 0, 0, 5])
+            if version == 6:
+                head = bytes([0x60]) + bytes(5) + bytes([protocol]) + bytes(17) + ipaddress.ip_address("fd00::5").packed
+            return network._beginning(head + struct.pack("!HH", 1, 80) + bytes(9) + bytes([flags]) + bytes(6))
+
+        self.assertEqual(packet(6, 0x02), (ipaddress.ip_address("10.0.0.5"), 80))
+        self.assertEqual(packet(6, 0x02, 6), (ipaddress.ip_address("fd00::5"), 80))
+        self.assertEqual(packet(17, 0x00), (ipaddress.ip_address("10.0.0.5"), 80))
+        for protocol, flags in [(6, 0x12), (6, 0x10), (6, 0x04), (1, 0x02)]:
+            self.assertIsNone(packet(protocol, flags))
+
+    def test_what_is_denied(self):
+        for address in ("10.0.0.5", "169.254.169.254", "0.0.0.0", "::1", "fd00:ec2::254", "64:ff9b::a9fe:a9fe", "::ffff:10.0.0.5"):
+            self.assertTrue(vectors.denied(ipaddress.ip_address(address)), address)
+        for address in (vectors.PUBLIC, vectors.PUBLIC_6, network.NAME_SERVER, "172.32.0.1", "::ffff:1.1.1.1"):
+            self.assertFalse(vectors.denied(ipaddress.ip_address(address)), address)
+
+    def test_attempts_do_not_share_a_place(self):
+        attempts = vectors.Vectors()
+        places = [place for attempt in attempts.all for place in attempt.counted if place[0] != ipaddress.ip_address("::1")]
+        self.assertEqual(len(places), len(set(places)))
+        self.assertGreater(len(attempts.all), 500)
+        self.assertEqual(len({attempt.name for attempt in attempts.all}), len(attempts.all))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ use self::replica::Node;
 use self::timeline::{Replica, Scene};
 use super::args::DemoArgs;
 use super::error::CliError;
+use super::screen::Screen;
 use crate::base::units::{ByteRate, ByteSize};
 use crate::digest::{GROUP_BYTES, group_count, group_cv, group_range, merge_root};
 use crate::model::{FilePath, Kind, Manifest, ManifestEntry};
@@ -99,7 +100,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     scenes.push(scene("alone", "four replicas, each pulling by itself", alone, origin.take_sent(), "none"));
 
     say("        2 of 4: preheat, cold".to_owned());
-    let daemon = node.serve("first").await?;
+    let daemon = node.serve("first", &origin.reference()).await?;
     let cold = node.start_replica(&daemon, &origin.reference()).await?;
     let manifest_found = cold.manifest;
     scenes.push(scene(
@@ -118,7 +119,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let mut verified = vec![node.verify_and_remove(&daemon.stop().await?).await?];
 
     say("        4 of 4: preheat, four replicas at once".to_owned());
-    let daemon = node.serve("second").await?;
+    let daemon = node.serve("second", &origin.reference()).await?;
     let reference = origin.reference();
     let starts = (0..REPLICAS).map(|_| node.start_replica(&daemon, &reference));
     let crowd = futures_util::future::try_join_all(starts).await?;
@@ -157,7 +158,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         });
         println!("{outcome}");
     } else {
-        print!("{}", timeline::draw(&scenes));
+        print!("{}", timeline::draw(&scenes, &Screen::of_stdout()));
         println!("\nboth stores verified afterwards: {blobs} blobs, {wrong} wrong");
     }
     let code = if wrong == 0 { 0 } else { crate::base::ErrorKind::Corrupt.exit_code() };

@@ -103,8 +103,8 @@ impl Node<'_> {
         command
     }
 
-    /// Starts a daemon with an empty store and waits until it listens.
-    pub(super) async fn serve(&self, name: &str) -> anyhow::Result<Daemon> {
+    /// Starts a daemon with an empty store, which may fetch below `allowed`, and waits until it listens.
+    pub(super) async fn serve(&self, name: &str, allowed: &str) -> anyhow::Result<Daemon> {
         let socket = self.scratch.join(format!("{name}.sock"));
         let root = self.scratch.join(name);
         let mut child = self
@@ -113,6 +113,7 @@ impl Node<'_> {
             .arg(&root)
             .arg("--socket")
             .arg(&socket)
+            .args(["--allow-origin", allowed])
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .env("PREHEAT_LOG", "warn")

@@ -1,6 +1,8 @@
 //! The picture: one line a replica, scaled to the slowest.
 
-use std::fmt::Write;
+use super::super::picture::{Bar, Chart, Row, Tone, text};
+use super::super::screen::Screen;
+use super::super::words;
 
 /// One replica's start.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -30,39 +32,29 @@ pub(super) struct Scene {
     pub(super) verified: &'static str,
 }
 
-/// Columns of the bars.
-const WIDTH: usize = 48;
-
-/// Draws all scenes.
-pub(super) fn draw(scenes: &[Scene]) -> String {
-    let slowest = scenes
-        .iter()
-        .flat_map(|scene| &scene.replicas)
-        .map(|replica| replica.first_tensor_seconds)
-        .fold(f64::EPSILON, f64::max);
-    let mut picture = String::new();
+/// Draws all scenes on one axis, which ends with the slowest replica.
+pub(super) fn draw(scenes: &[Scene], screen: &Screen) -> String {
+    let mut rows = Vec::new();
     for scene in scenes {
-        let _ = writeln!(picture, "\n{}", scene.title);
+        rows.push(Row::Heading(String::new()));
+        rows.push(Row::Heading(scene.title.to_owned()));
         for (number, replica) in scene.replicas.iter().enumerate() {
-            let columns = ((replica.first_tensor_seconds / slowest * WIDTH as f64).round() as usize).min(WIDTH);
-            let bar = if columns == 0 { "▏".to_owned() } else { "█".repeat(columns) };
-            let pad = " ".repeat(WIDTH - columns.max(1));
-            let seconds = replica.first_tensor_seconds;
-            let _ = writeln!(picture, "  replica {}  {bar}{pad} {}", number + 1, shown(seconds));
+            let end = replica.first_tensor_seconds;
+            rows.push(Row::Bars {
+                label: format!("  replica {}", number + 1),
+                bars: vec![Bar { start: 0.0, end, open: false, tone: Tone::Transfer }],
+                note: words::seconds(end),
+            });
         }
-        let _ = writeln!(
-            picture,
-            "             origin sent {:.2}× the model · {} line speed · verified: {}",
-            scene.origin_ratio,
-            if scene.origin_bytes == 0 { "no".to_owned() } else { format!("{:.2}×", scene.times_line_speed) },
-            scene.verified
-        );
+        let speed = if scene.origin_bytes == 0 { "no".to_owned() } else { format!("{:.2} x", scene.times_line_speed) };
+        rows.push(Row::Heading(format!(
+            "  origin sent {:.2} x the model, {speed} line speed, verified: {}",
+            scene.origin_ratio, scene.verified
+        )));
     }
-    picture
-}
-
-fn shown(seconds: f64) -> String {
-    if seconds < 1.0 { format!("{:>5.0} ms", seconds * 1000.0) } else { format!("{seconds:>5.1} s") }
+    let replicas = scenes.iter().flat_map(|scene| &scene.replicas);
+    let seconds = replicas.map(|replica| replica.first_tensor_seconds).fold(0.0, f64::max);
+    text::draw(&Chart { rows, seconds, ..Chart::default() }, screen)
 }
 
 #[cfg(test)]
@@ -70,19 +62,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bars_scale_to_the_slowest() {
-        let scene = |name, seconds| Scene {
+    fn all_scenes_are_on_one_axis() {
+        let scene = |name, seconds, origin_bytes| Scene {
             name,
             title: name,
             replicas: vec![Replica { weights_seconds: seconds, first_tensor_seconds: seconds }],
-            origin_bytes: 1,
+            origin_bytes,
             origin_ratio: 1.0,
             times_line_speed: 1.0,
             verified: "blake3",
         };
-        let picture = draw(&[scene("slow", 10.0), scene("half", 5.0), scene("warm", 0.004)]);
-        let bars: Vec<usize> = picture.lines().map(|line| line.matches('█').count()).filter(|&n| n > 0).collect();
-        assert_eq!(bars, [WIDTH, WIDTH / 2]);
-        assert!(picture.contains("4 ms"));
+        let scenes = [scene("slow", 10.0, 1), scene("half", 5.0, 1), scene("warm", 0.004, 0)];
+        let picture = draw(&scenes, &Screen { columns: 72, unicode: true, colour: false });
+        insta::assert_snapshot!(picture, @r"
+                    0 s        2 s       4 s        6 s       8 s
+                    ┬──────────┬─────────┬──────────┬─────────┬──────────
+
+        slow
+          replica 1 █████████████████████████████████████████████████████ 10.0 s
+          origin sent 1.00 x the model, 1.00 x line speed, verified: blake3
+
+        half
+          replica 1 ███████████████████████████                            5.0 s
+          origin sent 1.00 x the model, 1.00 x line speed, verified: blake3
+
+        warm
+          replica 1 ▏                                                       4 ms
+          origin sent 1.00 x the model, no line speed, verified: blake3
+        ");
     }
 }

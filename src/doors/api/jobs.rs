@@ -19,7 +19,7 @@ use crate::doors::Node;
 use crate::doors::problem::problem;
 use crate::doors::reader::Reader;
 use crate::model::{Credential, Reference};
-use crate::prewarm::wire::{Estimate, EstimateRequest, JobView, PrewarmRequest, Problem};
+use crate::prewarm::wire::{Estimate, EstimateRequest, JobEvent, JobView, PrewarmRequest, Problem};
 use crate::prewarm::{Estimation, Submission, Submitted};
 use crate::store::Pin;
 
@@ -128,7 +128,7 @@ pub(super) async fn list(State(node): State<Node>, reader: Reader, page: Page) -
     NotHere,
 ))]
 pub(super) async fn one(State(node): State<Node>, reader: Reader, Path(id): Path<String>) -> Answer<Json<JobView>> {
-    node.jobs.get(&reader.identity, &id).map(Json).ok_or_else(|| no_job(&id))
+    node.jobs.get(&reader.identity, &id).await.map(Json).ok_or_else(|| no_job(&id))
 }
 
 /// Calls a job off: connections, memory and room are free again within a second. What others wait for goes on.
@@ -143,7 +143,7 @@ pub(super) async fn cancel(State(node): State<Node>, reader: Reader, Path(id): P
 
 /// A job as server-sent events (`event: job`, `data:` a job): at least four a second while it runs, the last when it has ended.
 #[utoipa::path(get, path = "/v1/prewarm/{id}/events", params(("id" = String, Path)), responses(
-    (status = 200, body = str, content_type = "text/event-stream"),
+    (status = 200, body = JobEvent, content_type = "text/event-stream"),
     Problems,
     NotHere,
 ))]

@@ -81,7 +81,7 @@ pub(super) async fn remove(State(node): State<Node>, reader: Reader, Path(id): P
     Ok(Json(done.into()))
 }
 
-/// Pins a model, or with `lease_seconds` leases it: it is not evicted.
+/// Pins a model, or with `lease_seconds` leases it: it is not evicted. With `in_memory` it is kept in memory as well.
 #[utoipa::path(put, path = "/v1/models/{id}/pins/{pin}", params(("id" = String, Path), ("pin" = String, Path)),
     request_body = Option<PinRequest>, responses((status = 200, body = ModelView), Problems, NotHere))]
 pub(super) async fn pin(
@@ -96,7 +96,7 @@ pub(super) async fn pin(
         if request.lease_seconds.is_some() { find(&node, &reader, &id)? } else { find_to_change(&node, &reader, &id)? };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let expires_at = request.lease_seconds.map(|seconds| now.saturating_add(seconds));
-    let pin = Pin { id: pin, reason: request.reason, expires_at };
+    let pin = Pin { id: pin, reason: request.reason, expires_at, in_memory: request.in_memory };
     let (store, record) = (node.store.clone(), model.record);
     blocking(move || store.pin(&record.tenant, &record.id, pin)).await?;
     Ok(Json(ModelView::from(find(&node, &reader, &id)?)))

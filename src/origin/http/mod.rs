@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use reqwest::header::HeaderValue;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 
-use super::client::{Clients, safe};
+use super::egress::{Ask, Egress, HOPS, safe};
 use super::range::{self, Asked, IDENTITY, body_of, if_match, range_header, refusal, transport};
 use super::selected::{Listed, choose, of_manifest, resolution};
 use crate::digest::{Algorithm, Declared};
@@ -27,7 +27,7 @@ const SINGLE: [&str; 8] = ["safetensors", "gguf", "bin", "pt", "pth", "json", "t
 /// A web server.
 #[derive(Debug)]
 pub(super) struct HttpOrigin {
-    clients: Clients,
+    egress: Egress,
     /// `Authorization`, for the server that the reference names and no other.
     authorization: Option<HeaderValue>,
 }
@@ -43,7 +43,7 @@ struct Head {
 // === impl HttpOrigin ===
 
 impl HttpOrigin {
-    pub(super) fn new(clients: Clients, rights: &Rights) -> Result<Self, SourceError> {
+    pub(super) fn new(egress: Egress, rights: &Rights) -> Result<Self, SourceError> {
         let authorization = match rights {
             // A web server is nobody's account: the process has nothing of its own to show.
             Rights::Anonymous | Rights::Own => None,
@@ -59,20 +59,21 @@ impl HttpOrigin {
                 return Err(SourceError::Invalid { detail });
             }
         };
-        Ok(Self { clients, authorization })
+        Ok(Self { egress, authorization })
     }
 
-    async fn send(&self, method: Method, url: &str, headers: &[(&str, &str)]) -> Result<Response, SourceError> {
+    async fn send(&self, method: Method, url: &str, headers: &[(&'static str, &str)]) -> Result<Response, SourceError> {
         let what = safe_text(url);
-        let mut request = self.clients.redirecting.request(method, url).header(IDENTITY.0, IDENTITY.1);
-        // The HTTP client drops it when it is sent to another host.
-        if let Some(authorization) = &self.authorization {
-            request = request.header(reqwest::header::AUTHORIZATION, authorization.clone());
-        }
+        let invalid = |detail: String| SourceError::Invalid { detail: format!("{what}: {detail}") };
+        let url = url::Url::parse(url).map_err(|error| invalid(error.to_string()))?;
+        let mut fields = HeaderMap::from_iter([(IDENTITY.0, HeaderValue::from_static(IDENTITY.1))]);
         for (name, value) in headers {
-            request = request.header(*name, *value);
+            let value = HeaderValue::from_str(value).map_err(|error| invalid(error.to_string()))?;
+            fields.insert(HeaderName::from_static(name), value);
         }
-        request.send().await.map_err(|error| transport(&error, &what, STALL))
+        let authorization = self.authorization.as_ref();
+        let ask = Ask { method, url, headers: fields, authorization, hops: HOPS, what: &what, stall: STALL };
+        self.egress.follow(ask).await
     }
 
     /// Size and validator of a file; `None` if it does not exist.

@@ -8,14 +8,13 @@ use reqwest::header::HeaderMap;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 
-use super::HOPS;
 use super::listing::{Entry, Pages, bytes_of};
 use super::location::leads_elsewhere;
 use super::refusal::{self, About};
 use super::token::Token;
 use super::unfinished::{Owner, Unfinished};
 use crate::model::source::SourceError;
-use crate::origin::client::safe;
+use crate::origin::egress::{HOPS, safe};
 use crate::origin::excerpt::excerpt;
 use crate::origin::pause::{Class, Limit, wait_of};
 use crate::origin::range::{IDENTITY, not_json, refusal, transport};

@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
-use reqwest::{Response, StatusCode, Url};
+use reqwest::header::{HeaderMap, HeaderValue, RANGE};
+use reqwest::{Method, Response, StatusCode, Url};
 
 pub(super) use token::own_token;
 pub(super) use unfinished::Unfinished;
@@ -30,16 +31,13 @@ use self::api::Api;
 use self::listing::Entry;
 use self::location::{Location, leads_elsewhere};
 use super::Config;
-use super::client::{Egress, safe};
+use super::egress::{Ask, Egress, HOPS, next, safe, too_many};
 use super::pause::{Class, Pauses};
-use super::range::{Asked, IDENTITY, body_of, error_text, range_header, refusal, transport};
+use super::range::{Asked, IDENTITY, body_of, error_text, range_header, refusal};
 use super::selected::choose;
 use crate::digest::Algorithm;
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError, Validator};
 use crate::model::{Credential, OriginId, Reference, Revision, Rights};
-
-/// Hops from the hub to the bytes.
-const HOPS: usize = 5;
 
 /// How often a part may find that the URL which others have got has expired.
 const RENEWALS: usize = 4;
@@ -50,6 +48,7 @@ const PUBLIC: &str = "https://huggingface.co";
 /// One repository of a hub.
 pub(super) struct HubOrigin {
     api: Api,
+    egress: Egress,
     stall: Duration,
     files_max: usize,
     /// The commit at which planning found each file: by path and validator.
@@ -110,6 +109,7 @@ impl HubOrigin {
         let client = egress.client().clone();
         Ok(Self {
             api: Api { client, endpoint, repository, token, limit, stall, unfinished: unfinished.clone() },
+            egress: egress.clone(),
             stall,
             files_max: config.files_max,
             commits: Mutex::default(),
@@ -131,45 +131,38 @@ impl HubOrigin {
     async fn ask_hub(&self, path: &str, commit: &str, range: &Range<u64>) -> Result<Answer, SourceError> {
         let what = self.what(path);
         let mut url = self.api.file_url(path, commit)?;
-        for _ in 0..HOPS {
-            let request = self.api.client.get(url.clone()).header("range", range_header(range));
+        for left in (0..=HOPS).rev() {
+            let request = self.api.client.get(url.clone()).header(RANGE, range_header(range));
             let answer = self.api.send(request, &url, Class::Bytes, &what).await?;
-            if !answer.status().is_redirection() {
+            let Some(target) = next(&url, &answer, &what)? else {
                 return if answer.status().is_success() {
                     Ok(Answer::Bytes(answer))
                 } else {
                     Err(self.api.explain(answer, &what).await)
                 };
+            };
+            if leads_elsewhere(&self.api.endpoint, &target) {
+                self.egress.permit_hop(&target, &what)?;
+                return Ok(Answer::Elsewhere(Location::new(target, left.saturating_sub(1))));
             }
-            let target = answer.headers().get(reqwest::header::LOCATION).and_then(|value| value.to_str().ok());
-            let next = target.and_then(|target| url.join(target).ok()).ok_or_else(|| SourceError::Protocol {
-                what: what.clone(),
-                detail: "redirects without saying where".to_owned(),
-            })?;
-            if leads_elsewhere(&self.api.endpoint, &next) {
-                location::check(&self.api.endpoint, &next, &what)?;
-                return Ok(Answer::Elsewhere(Location::new(next)));
-            }
-            url = next;
+            url = target;
         }
-        Err(SourceError::Protocol { what, detail: format!("redirects more than {HOPS} times") })
+        Err(too_many(&what))
     }
 
     /// Asks the place that the hub has named. An inner error: refused, as an expired signature is, in its own words.
     async fn ask_there(&self, location: &Location, asked: &Asked) -> Result<Result<Response, String>, SourceError> {
-        let request = self.api.client.get(location.url.clone()).header(IDENTITY.0, IDENTITY.1);
-        let request = request.header("range", range_header(&asked.range));
-        let answer = request.send().await.map_err(|error| transport(&error, &asked.what, self.stall))?;
+        let mut headers = HeaderMap::from_iter([(IDENTITY.0, HeaderValue::from_static(IDENTITY.1))]);
+        headers.extend(HeaderValue::from_str(&range_header(&asked.range)).map(|value| (RANGE, value)));
+        let (url, hops, what, stall) = (location.url.clone(), location.hops, &*asked.what, self.stall);
+        let ask = Ask { method: Method::GET, url, headers, authorization: None, hops, what, stall };
+        let answer = self.egress.follow(ask).await?;
         match answer.status() {
             StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED | StatusCode::GONE => {
-                let status = answer.status();
-                tracing::debug!(file = asked.what, host = location.host(), %status, "refused");
-                Ok(Err(format!("{} {status}: {}", location.host(), error_text(answer, self.stall).await)))
+                let (status, host) = (answer.status(), location.url.host_str().unwrap_or_default());
+                tracing::debug!(file = asked.what, host, %status, "refused");
+                Ok(Err(format!("{} {status}: {}", host, error_text(answer, self.stall).await)))
             }
-            status if status.is_redirection() => Err(SourceError::Protocol {
-                what: asked.what.clone(),
-                detail: format!("{} redirects once more ({status})", location.host()),
-            }),
             _ => Ok(Ok(answer)),
         }
     }

@@ -3,11 +3,11 @@
 
 use reqwest::{Method, StatusCode};
 
-use super::HOPS;
 use super::api::Api;
 use super::location::leads_elsewhere;
 use crate::model::Revision;
 use crate::model::source::{RemoteFile, Resolution, SourceError};
+use crate::origin::egress::HOPS;
 use crate::origin::pause::Class;
 
 /// Asks for one file of what was resolved, without a byte of it.

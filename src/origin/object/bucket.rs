@@ -17,7 +17,7 @@ use super::outgoing::{Outgoing, Tally};
 use crate::digest::{Declared, Hash};
 use crate::model::sink::{Existing, Put};
 use crate::model::source::{SourceError, Validator};
-use crate::origin::client::Egress;
+use crate::origin::egress::Egress;
 use crate::origin::encoding;
 use crate::origin::range::{IDENTITY, Reply};
 

@@ -8,7 +8,7 @@ use object_store::RetryConfig;
 use object_store::client::{ClientOptions, HttpClient, HttpConnector};
 
 use crate::model::Rights;
-use crate::origin::client::Egress;
+use crate::origin::egress::Egress;
 use crate::origin::excerpt::excerpt;
 
 /// Hands `object_store` our HTTP clients, with our proxies, authorities and timeouts.

@@ -7,6 +7,7 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 
 use crate::model::source::SourceError;
+use crate::origin::egress::forbidden_in;
 use crate::origin::excerpt::excerpt;
 use crate::origin::range::{self, Reply};
 
@@ -82,6 +83,10 @@ fn elsewhere(what: &str, region: Option<&str>, remedies: &Remedies) -> SourceErr
 
 /// What a failure below HTTP means.
 pub(super) fn transport(error: &reqwest::Error, what: &str, stall: Duration, remedies: &Remedies) -> SourceError {
+    // Nothing was sent; what would have to be written is for the bucket.
+    if let Some(forbidden) = forbidden_in(error) {
+        return forbidden.refusal(&remedies.bucket);
+    }
     match range::transport(error, what, stall) {
         SourceError::Unavailable { what, detail } if error.is_connect() => {
             SourceError::Unavailable { what, detail: format!("{detail}; {}", remedies.unreachable) }

@@ -27,7 +27,7 @@ use reqwest::{Method, StatusCode};
 
 use self::bucket::{Ask, Bucket, Dialect};
 use super::Config;
-use super::client::Egress;
+use super::egress::Egress;
 use super::published;
 use super::range::{Asked, body_of, range_header};
 use super::selected::{Listed, by_origin, choose, resolution};
@@ -51,6 +51,16 @@ pub(super) fn endpoint_in_force(scheme: Scheme) -> Option<String> {
         Scheme::S3 => s3::endpoint_in_force(),
         Scheme::Gs => gcs::endpoint_in_force(),
         Scheme::Az => azure::endpoint_in_force(),
+        Scheme::File | Scheme::Http | Scheme::Https | Scheme::Hf => None,
+    }
+}
+
+/// The server that buckets of the scheme are at, and whether the environment names it.
+pub(super) fn endpoint_of(scheme: Scheme) -> Option<(String, bool)> {
+    match scheme {
+        Scheme::S3 => Some(s3::endpoint_of()),
+        Scheme::Gs => Some(gcs::endpoint_of()),
+        Scheme::Az => azure::endpoint_of(),
         Scheme::File | Scheme::Http | Scheme::Https | Scheme::Hf => None,
     }
 }

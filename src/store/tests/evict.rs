@@ -20,7 +20,7 @@ fn model(store: &Store, number: u64) -> Result<Model, StoreError> {
 }
 
 fn pin(id: &str, expires_at: Option<u64>) -> Pin {
-    Pin { id: id.to_owned(), reason: "test".to_owned(), expires_at }
+    Pin { id: id.to_owned(), reason: "test".to_owned(), expires_at, in_memory: false }
 }
 
 #[test]

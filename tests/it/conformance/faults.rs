@@ -112,7 +112,7 @@ async fn a_place_that_falls_silent_is_asked_again() {
         if first { Verdict::Silence } else { Verdict::Pass }
     });
     let impatient = Config { stall_timeout: Span(Duration::from_millis(200)), ..Config::default() };
-    let sink = Origins::new(impatient).unwrap().sink(&"s3://bucket/m".parse().unwrap(), &Rights::Own).unwrap();
+    let sink = Origins::unguarded(impatient).unwrap().sink(&"s3://bucket/m".parse().unwrap(), &Rights::Own).unwrap();
     let start = Instant::now();
     let content = Content::Bytes(noise(1, 100).into());
     let put = sink.put(&FilePath::new("config.json").unwrap(), &content, Existing::Keep, Arc::new(|_| {})).await;

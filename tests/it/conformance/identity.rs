@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use preheat::base::ErrorKind;
-use preheat::model::Rights;
+use preheat::model::source::SourceError;
+use preheat::model::{Reference, Rights};
+use preheat::origin::{Config, Origins};
 
 use super::{Proxy, Verdict, gcs, s3, seen_with, set, upload};
 use crate::support::model::model;
@@ -123,6 +125,30 @@ fn credentials_are_found_where_each_kind_keeps_them() {
     assert_eq!(kind("az://models/m"), Some("azure_sas"));
     set(&[("AZURE_STORAGE_SAS_KEY", "sv=1"), ("AZURE_STORAGE_ACCOUNT_KEY", "key")]);
     assert_eq!(kind("az://models/m"), Some("azure_key"));
+}
+
+/// The guard on the way out is for what references and answers lead to; who gives out credentials is where the environment says.
+#[tokio::test]
+async fn a_daemon_gets_its_credentials_where_it_may_not_read() {
+    let (authority, asked) = authority(token("\"expires_on\": \"4070908800\", \"resource\": \"x\"")).await;
+    let by_name = authority.replace("127.0.0.1", "localhost");
+    set(&[
+        // There is none of this name, and it is at no address.
+        ("AZURE_STORAGE_ACCOUNT_NAME", "preheatnosuchaccount0"),
+        ("AZURE_MSI_ENDPOINT", &format!("{by_name}/msi/token")),
+    ]);
+    let guarded = Origins::new(Config::default()).unwrap();
+    let reference: Reference = "az://models/m".parse().unwrap();
+    let error = guarded.open(&reference, &Rights::Own).unwrap().resolve(&reference).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert_eq!(*asked.lock().unwrap(), ["/msi/token"], "{error}");
+    // The same server as a bucket's takes the operator's word, which naming it is.
+    set(&[("AZURE_STORAGE_ACCOUNT_NAME", "account"), ("AZURE_STORAGE_ENDPOINT", &by_name)]);
+    let error = guarded.open(&reference, &Rights::Own).unwrap().resolve(&reference).await.unwrap_err();
+    assert_eq!(asked.lock().unwrap().last().map(String::as_str), Some("/models"), "{error}");
+    set(&[("AZURE_STORAGE_ACCOUNT_NAME", "account"), ("AZURE_STORAGE_ENDPOINT", "http://169.254.169.254")]);
+    let error = guarded.open(&reference, &Rights::Own).unwrap_err();
+    assert!(matches!(error, SourceError::NotAllowed { .. }), "{error}");
 }
 
 /// Where nothing names a credential, none is looked for: asking for one hangs where nobody gives them out.

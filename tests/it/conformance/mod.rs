@@ -44,7 +44,7 @@ struct Row {
 
 fn origins() -> Origins {
     preheat::origin::install_tls_provider();
-    Origins::new(Config::default()).unwrap()
+    Origins::unguarded(Config::default()).unwrap()
 }
 
 fn open_with(reference: &str, rights: &Rights) -> Result<(Reference, Arc<dyn Origin>), SourceError> {

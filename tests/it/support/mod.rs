@@ -7,6 +7,7 @@ pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod proxy;
 pub(crate) mod s3;
+pub(crate) mod stub;
 pub(crate) mod web;
 
 /// A credential of a test. `scripts/rigs/secrets.py --suite` puts a canary into each, and searches all that is printed and left.

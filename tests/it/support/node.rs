@@ -56,7 +56,7 @@ impl Node {
         let store = Store::open(&directory.path().join("store"), &holder, wanted).unwrap();
         preheat::origin::install_tls_provider();
         let fetcher = Fetcher::new(store.clone(), Arc::new(Metrics::new()), config).unwrap();
-        let origins = Origins::new(origin::Config::default()).unwrap();
+        let origins = Origins::unguarded(origin::Config::default()).unwrap();
         Self { directory, store, fetcher, origins }
     }
 

@@ -21,7 +21,7 @@ use crate::digest::{Algorithm, Declared};
 use crate::model::sink::{Existing, Put};
 use crate::model::source::{SourceError, Validator};
 use crate::model::{Credential, Reference, Rights};
-use crate::origin::client::Egress;
+use crate::origin::egress::Egress;
 use crate::origin::encoding::hex_of_base64;
 use crate::origin::range::{if_match, validator_of};
 
@@ -62,10 +62,16 @@ pub(super) struct Azure {
 
 /// The storage account's endpoint, as the environment has it.
 pub(in crate::origin) fn endpoint_in_force() -> Option<String> {
-    environment::first(&["AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"]).or_else(|| {
-        let account = environment::first(&["AZURE_STORAGE_ACCOUNT_NAME"])?;
-        Some(format!("https://{account}.blob.core.windows.net"))
-    })
+    endpoint_of().map(|(endpoint, _)| endpoint)
+}
+
+/// The server that the account is at, and whether the environment names it.
+pub(super) fn endpoint_of() -> Option<(String, bool)> {
+    if let Some(endpoint) = environment::first(&["AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"]) {
+        return Some((endpoint, true));
+    }
+    let account = environment::first(&["AZURE_STORAGE_ACCOUNT_NAME"])?;
+    Some((format!("https://{account}.blob.core.windows.net"), false))
 }
 
 // === impl Azure ===

@@ -25,7 +25,7 @@ use crate::digest::{Algorithm, Declared};
 use crate::model::sink::{Existing, Put};
 use crate::model::source::{SourceError, Validator};
 use crate::model::{Credential, Reference, Rights};
-use crate::origin::client::Egress;
+use crate::origin::egress::Egress;
 use crate::origin::encoding::hex_of_base64;
 
 /// Variables any of which says that this process has credentials for Google's storage. The metadata service is asked only
@@ -67,13 +67,18 @@ pub(in crate::origin) fn endpoint_in_force() -> Option<String> {
     })
 }
 
+/// The server that buckets are at, and whether the environment names it.
+pub(super) fn endpoint_of() -> (String, bool) {
+    endpoint_in_force().map_or_else(|| (GOOGLE.to_owned(), false), |endpoint| (endpoint, true))
+}
+
 // === impl Gcs ===
 
 impl Gcs {
     pub(super) fn new(reference: &Reference, egress: &Egress, rights: &Rights) -> Result<Self, SourceError> {
         let bucket = reference.authority.clone();
         let invalid = |detail: String| SourceError::Invalid { detail: format!("gs://{bucket}: {detail}") };
-        let endpoint = endpoint_in_force().unwrap_or_else(|| GOOGLE.to_owned());
+        let (endpoint, _) = endpoint_of();
         environment::check_url("GOOGLE_BASE_URL or STORAGE_EMULATOR_HOST", &endpoint).map_err(invalid)?;
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         let nobody = || Arc::new(StaticCredentialProvider::new(GcpCredential { bearer: String::new() }));

@@ -20,7 +20,7 @@ use crate::digest::Declared;
 use crate::model::sink::{Existing, Put};
 use crate::model::source::{SourceError, Validator};
 use crate::model::{Credential, Reference, Rights};
-use crate::origin::client::Egress;
+use crate::origin::egress::Egress;
 use crate::origin::range::{if_match, validator_of};
 
 /// Variables any of which says that this process has credentials for S3. EC2's metadata service is asked only where
@@ -46,6 +46,15 @@ pub(super) struct S3 {
 /// The endpoint that the environment sets for S3, if any.
 pub(in crate::origin) fn endpoint_in_force() -> Option<String> {
     environment::first(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"])
+}
+
+/// The server that buckets are at, and whether the environment names it.
+pub(super) fn endpoint_of() -> (String, bool) {
+    let region = || environment::first(&["AWS_REGION", "AWS_DEFAULT_REGION"]).unwrap_or_else(|| "us-east-1".to_owned());
+    match endpoint_in_force() {
+        Some(endpoint) => (endpoint, true),
+        None => (format!("https://s3.{}.amazonaws.com", region()), false),
+    }
 }
 
 // === impl S3 ===

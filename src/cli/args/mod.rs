@@ -1,17 +1,19 @@
 //! The arguments of every verb, as parsed; validation belongs to the verbs.
 
+mod node;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(super) use self::node::{
+    CancelArgs, EstimateArgs, PinArgs, PrewarmArgs, PriorityArg, StatusArgs, TierArg, WantedArgs,
+};
 use crate::base::units::Span;
-
-const EXIT_CODES: &str = "Exit codes: 0 done, 64 invalid input, 65 corrupt, 66 not found, 69 unavailable, 70 internal, \
-73 no space, 75 busy, 76 changed underneath, 77 denied, 124 timed out, 130 cancelled.";
 
 /// preheat: verified model weights, local and warm before the replica starts.
 #[derive(Debug, Parser)]
-#[command(name = "preheat", version, about, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(name = "preheat", version, about, after_help = super::exit::summary(), max_term_width = 110)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -24,20 +26,34 @@ pub(super) enum Verb {
     Serve(ServeArgs),
     /// Make a model present and print the path of its files.
     Fetch(FetchArgs),
-    /// Ask a node to have a model ready before it is needed.
+    /// Ask a node to have a model, or a set of them, ready before it is needed.
     Prewarm(PrewarmArgs),
     /// Publish a directory into a bucket or another directory, provable group by group.
     Push(PushArgs),
     /// Take a directory, or a snapshot of a Hugging Face cache, into a store without a download.
     Import(ImportArgs),
+    /// Ask a node how long that would take, and start nothing. Exit code 124 if the deadline would be missed.
+    Estimate(EstimateArgs),
+    /// Show a node, or one of its jobs.
+    Status(StatusArgs),
+    /// Call a job off: its connections, memory and room are free within a second.
+    Cancel(CancelArgs),
+    /// Keep a model from being evicted.
+    Pin(PinArgs),
+    /// List the models of a store.
+    Models(ModelsArgs),
     /// Write the manifest of a directory to stdout.
     Manifest(ManifestArgs),
     /// Hash everything in a store and compare.
     Verify(VerifyArgs),
-    /// List the models of a store.
-    Models(ModelsArgs),
     /// Give space back: orphans, or with --all everything not pinned, leased or in use.
     Gc(GcArgs),
+    /// Show the configuration of a daemon, or check it.
+    Config(ConfigArgs),
+    /// Write completions for a shell to stdout.
+    Completions(CompletionsArgs),
+    /// Write the manual pages.
+    Man(ManArgs),
     /// Show on this machine what preheat does: no network, no server to install.
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
@@ -65,6 +81,45 @@ pub(super) struct ServeArgs {
     /// File with the bearer token that TCP callers must send.
     #[arg(long, env = "PREHEAT_TOKEN_FILE", value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConfigArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub(super) what: ConfigVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigVerb {
+    /// Print every setting, its value, and where that came from. What is printed is a configuration file.
+    Show(ConfigShowArgs),
+    /// Say nothing if the configuration is right, and everything that is wrong with it otherwise (exit code 64). Nothing is
+    /// bound, made or locked, and the files that it names are not opened.
+    Check(ServeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConfigShowArgs {
+    #[command(flatten)]
+    pub(super) serve: ServeArgs,
+    /// Print one JSON object: a key each, with `value` and `sources`.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// Which shell.
+    #[arg(value_enum)]
+    pub(super) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ManArgs {
+    /// Write a page for each verb into this directory, which is made if absent. Without it: all of them to stdout, for `man -l -`.
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
 }
 
 /// Where the daemon is.
@@ -116,40 +171,6 @@ pub(super) struct FetchArgs {
     #[arg(long, env = "PREHEAT_ROOT", value_name = "DIR")]
     pub(super) root: Option<PathBuf>,
     /// End with one JSON object on stdout.
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum TierArg {
-    /// On the node, verified, tree published.
-    Disk,
-    /// Also resident in the page cache.
-    Memory,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct PrewarmArgs {
-    /// What to have ready.
-    pub(super) reference: String,
-    /// How ready.
-    #[arg(long, value_enum, default_value = "disk")]
-    pub(super) tier: TierArg,
-    /// Stay until it is ready or has failed.
-    #[arg(long)]
-    pub(super) wait: bool,
-    /// When it has to be ready; the answer says whether that will be met.
-    #[arg(long, value_name = "SPAN")]
-    pub(super) deadline: Option<Span>,
-    /// Show the daemon this process's own credential for the origin, as for fetch.
-    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
-    pub(super) pass_credential: PassCredential,
-    /// How long it may not be evicted once ready.
-    #[arg(long, value_name = "SPAN")]
-    pub(super) lease: Option<Span>,
-    #[command(flatten)]
-    pub(super) daemon: DaemonArgs,
-    /// Print the job as JSON.
     #[arg(long)]
     pub(super) json: bool,
 }

@@ -3,6 +3,9 @@
 //! One connection a call: calls are few, and a connection that outlives its call would have to be watched for a daemon that
 //! stops. Bodies of blobs are streamed; everything else is read whole, up to a limit.
 
+mod calls;
+mod events;
+
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -23,13 +26,12 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::base::ErrorKind;
 use crate::digest::Hash;
 use crate::model::{Credential, DOCUMENT_LIMIT, Manifest, Secret};
-use crate::prewarm::wire::{CREDENTIAL_HEADER, GcReport, GcRequest, JobView, ModelView, PrewarmRequest, Problem};
+use crate::prewarm::wire::{CREDENTIAL_HEADER, Problem};
 
 /// Largest answer that is read whole.
 const ANSWER_LIMIT: usize = DOCUMENT_LIMIT;
 
-/// Largest event: a job with many warnings.
-const EVENT_LIMIT: usize = 1 << 20;
+pub use self::events::JobEvent;
 
 /// Where a daemon listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,9 +74,6 @@ pub enum ClientError {
         detail: String,
     },
 }
-
-/// One event of a job: a snapshot, or a sign of life.
-pub type JobEvent = Result<Option<JobView>, ClientError>;
 
 // === impl ClientError ===
 
@@ -140,40 +139,6 @@ impl Client {
         }
     }
 
-    /// `POST /v1/prewarm`
-    ///
-    /// # Errors
-    /// [`ClientError`], as for every call.
-    pub async fn prewarm(&self, request: &PrewarmRequest) -> Result<JobView, ClientError> {
-        let body = serde_json::to_vec(request).unwrap_or_default();
-        self.json(Method::POST, "/v1/prewarm", body).await
-    }
-
-    /// `GET /v1/prewarm/{id}`
-    ///
-    /// # Errors
-    /// [`ClientError`]
-    pub async fn job(&self, id: &str) -> Result<JobView, ClientError> {
-        self.json(Method::GET, &format!("/v1/prewarm/{id}"), Vec::new()).await
-    }
-
-    /// `GET /v1/models`
-    ///
-    /// # Errors
-    /// [`ClientError`]
-    pub async fn models(&self) -> Result<Vec<ModelView>, ClientError> {
-        self.json(Method::GET, "/v1/models", Vec::new()).await
-    }
-
-    /// `POST /v1/gc`
-    ///
-    /// # Errors
-    /// [`ClientError`]
-    pub async fn gc(&self, request: GcRequest) -> Result<GcReport, ClientError> {
-        let body = serde_json::to_vec(&request).unwrap_or_default();
-        self.json(Method::POST, "/v1/gc", body).await
-    }
-
     /// `GET /v1/manifests/{digest}`; the answer is held against the digest.
     ///
     /// # Errors
@@ -185,44 +150,6 @@ impl Client {
             return Ok(manifest);
         }
         Err(self.strange(format!("manifest {digest} was asked for, {} came", manifest.digest())))
-    }
-
-    /// `GET /v1/prewarm/{id}/events`: snapshots until the job ends; `None` is a heartbeat.
-    ///
-    /// # Errors
-    /// [`ClientError`]
-    pub async fn events(&self, id: &str) -> Result<BoxStream<'static, JobEvent>, ClientError> {
-        let answer = self.send(Method::GET, &format!("/v1/prewarm/{id}/events"), None, Vec::new()).await?;
-        let client = self.clone();
-        let state = (answer.into_body(), Vec::new(), client);
-        Ok(stream::unfold(Some(state), |state| async move {
-            let (mut body, mut buffer, client) = state?;
-            loop {
-                if let Some(event) = take_event(&mut buffer) {
-                    let event = match event {
-                        None => Ok(None),
-                        Some(json) => match serde_json::from_str(&json) {
-                            Ok(view) => Ok(Some(view)),
-                            Err(error) => return Some((Err(client.strange(error.to_string())), None)),
-                        },
-                    };
-                    return Some((event, Some((body, buffer, client))));
-                }
-                match body.frame().await {
-                    Some(Ok(frame)) => {
-                        if let Some(bytes) = frame.data_ref() {
-                            buffer.extend_from_slice(bytes);
-                        }
-                        if buffer.len() > EVENT_LIMIT {
-                            return Some((Err(client.strange("an event has no end".to_owned())), None));
-                        }
-                    }
-                    Some(Err(error)) => return Some((Err(client.broken(&error)), None)),
-                    None => return None,
-                }
-            }
-        })
-        .boxed())
     }
 
     /// `GET /v1/blobs/{hash}` with a range. Every group was proved before it was sent; the caller counts the bytes.
@@ -359,33 +286,5 @@ impl Client {
 
     fn strange(&self, detail: String) -> ClientError {
         ClientError::Strange { daemon: self.to_string(), detail }
-    }
-}
-
-/// Takes the first whole event off `buffer`: its data, or `None` for a comment.
-#[expect(clippy::option_option, reason = "no event yet, a comment, an event")]
-fn take_event(buffer: &mut Vec<u8>) -> Option<Option<String>> {
-    let end = buffer.windows(2).position(|pair| pair == b"\n\n")?;
-    let event: Vec<u8> = buffer.drain(..end + 2).collect();
-    let text = String::from_utf8_lossy(&event);
-    let data: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("data:"))
-        .map(|data| data.strip_prefix(' ').unwrap_or(data))
-        .collect();
-    Some((!data.is_empty()).then(|| data.join("\n")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_and_comments_are_told_apart_and_kept_whole() {
-        let mut buffer = b": alive\n\nevent: job\ndata: {\"a\":\ndata: 1}\n\ndata: half".to_vec();
-        assert_eq!(take_event(&mut buffer), Some(None));
-        assert_eq!(take_event(&mut buffer), Some(Some("{\"a\":\n1}".to_owned())));
-        assert_eq!(take_event(&mut buffer), None);
-        assert_eq!(buffer, b"data: half");
     }
 }
