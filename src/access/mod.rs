@@ -2,7 +2,7 @@
 //! their *scope* has shown the origin a credential that may read it, and only for a while.
 //!
 //! A caller has an [`Identity`]: the scope that their token or their user on this machine belongs to. A reference is tried on
-//! the rungs of a [ladder](mod@ladder): anonymously first, because what everybody may read is everybody's and is kept once for all;
+//! the rungs of a ladder: anonymously first, because what everybody may read is everybody's and is kept once for all;
 //! then with the daemon's own credentials, where the operator lists the prefix for them; then with the credential that the
 //! caller has passed. The rung that succeeds decides in which scope the model is kept, and leaves a grant: the
 //! scope has proved access to that origin, now. Reading anything of a private scope needs a grant that is fresh, or a new proof.

@@ -39,7 +39,7 @@ pub(super) async fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
         return Err(CliError::invalid("give --root DIR (or PREHEAT_ROOT): the store that it goes into").into());
     };
     let cancel = cancelled_by_signals()?;
-    let origins = Origins::new(crate::origin::Config::default())?;
+    let origins = Origins::unguarded(crate::origin::Config::default())?;
     let origin_id = origins.identity(&reference);
     // A directory that stays itself is an origin like any other.
     let origin: Arc<dyn Origin> = match reference.scheme {

@@ -119,6 +119,10 @@ impl Sink for Discreet<dyn Sink> {
         self.inner.head(path).await.map_err(|error| self.secrets.mask(error))
     }
 
+    fn locator(&self, path: &FilePath) -> String {
+        self.inner.locator(path)
+    }
+
     async fn put(
         &self,
         path: &FilePath,

@@ -69,6 +69,9 @@ impl Directory {
     /// # Errors
     /// `NotFound`, a link that leaves the directory, a name that cannot be in a model, a selection that leaves nothing.
     pub fn list(place: &Path, selection: &Selection) -> Result<Self, PlacementError> {
+        if place.is_file() {
+            return Err(PlacementError::NoDirectory { place: place.to_owned() });
+        }
         let paths = crate::origin::list_directory(place)?;
         let selected = select(&paths, selection)
             .map_err(|error| PlacementError::Selection { place: place.to_owned(), detail: error.to_string() })?;

@@ -28,6 +28,12 @@ pub enum PlacementError {
         /// Which.
         path: PathBuf,
     },
+    /// A file where a directory is expected.
+    #[error("{} is a file: give the directory that holds it", place.display())]
+    NoDirectory {
+        /// The file.
+        place: PathBuf,
+    },
     /// The selection leaves nothing sensible.
     #[error("{}: {detail}", place.display())]
     Selection {
@@ -77,7 +83,7 @@ impl PlacementError {
             Self::Source(error) => error.kind(),
             Self::Io { source, .. } => ErrorKind::of_io(source),
             Self::Changed { .. } | Self::OtherManifest { .. } | Self::OtherObject { .. } => ErrorKind::Conflict,
-            Self::Selection { .. } | Self::Manifest(_) => ErrorKind::Invalid,
+            Self::NoDirectory { .. } | Self::Selection { .. } | Self::Manifest(_) => ErrorKind::Invalid,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Defect => ErrorKind::Internal,
         }
