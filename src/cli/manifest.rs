@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::args::ManifestArgs;
-use super::error::CliError;
 use crate::base::lifecycle::CancellationToken;
 use crate::model::{Manifest, Selection};
 use crate::placement::{Directory, HashedFile};
@@ -24,10 +23,6 @@ pub(super) fn run(args: &ManifestArgs) -> anyhow::Result<ExitCode> {
 
 /// The manifest of what a fetch of `directory` would take.
 pub(super) fn of_directory(directory: &Path) -> anyhow::Result<Manifest> {
-    if directory.is_file() {
-        let message = format!("{} is a file: give the directory that holds it", directory.display());
-        return Err(CliError::invalid(message).into());
-    }
     let listed = Directory::list(directory, &Selection::default())?;
     for warning in &listed.warnings {
         eprintln!("preheat: {warning}");

@@ -111,10 +111,6 @@ impl Origin for Discreet<dyn Origin> {
 
 #[async_trait]
 impl Sink for Discreet<dyn Sink> {
-    fn locator(&self, path: &FilePath) -> String {
-        self.inner.locator(path)
-    }
-
     async fn head(&self, path: &FilePath) -> Result<Option<Stored>, SourceError> {
         self.inner.head(path).await.map_err(|error| self.secrets.mask(error))
     }
