@@ -28,6 +28,11 @@ pub(super) struct RootLock {
 
 impl RootLock {
     pub(super) fn take(layout: &Layout, holder: &Holder) -> Result<Self, StoreError> {
+        Self::take_between(layout, holder, &mut || std::thread::sleep(NAME_PAUSE))
+    }
+
+    /// `pause` comes between two looks.
+    fn take_between(layout: &Layout, holder: &Holder, pause: &mut dyn FnMut()) -> Result<Self, StoreError> {
         let path = layout.lock();
         let file = OpenOptions::new()
             .read(true)
@@ -52,7 +57,7 @@ impl RootLock {
                 break;
             }
             named = name;
-            std::thread::sleep(NAME_PAUSE);
+            pause();
         }
         // An unknown holder is still a holder.
         let holder = named.unwrap_or_else(|| Holder { role: "unknown".to_owned(), pid: 0 });
@@ -84,8 +89,8 @@ mod tests {
         (root, layout, file)
     }
 
-    fn told(layout: &Layout) -> Holder {
-        match RootLock::take(layout, &holder("fetch", 3)) {
+    fn told(layout: &Layout, pause: &mut dyn FnMut()) -> Holder {
+        match RootLock::take_between(layout, &holder("fetch", 3), pause) {
             Err(StoreError::Locked { holder, .. }) => holder,
             other => panic!("{other:?}"),
         }
@@ -95,32 +100,24 @@ mod tests {
     fn a_holder_that_is_just_writing_its_name_is_known_by_it() {
         for before in ["", r#"{"role":"serve","pid":1}"#] {
             let (_root, layout, file) = between_lock_and_name(before);
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    std::thread::sleep(NAME_PAUSE / 2);
-                    file.set_len(0).unwrap();
-                    file.write_all_at(br#"{"role":"fetch","pid":2}"#, 0).unwrap();
-                });
-                assert_eq!(told(&layout), holder("fetch", 2), "the file had: {before}");
-            });
+            let mut write = || {
+                file.set_len(0).unwrap();
+                file.write_all_at(br#"{"role":"fetch","pid":2}"#, 0).unwrap();
+            };
+            assert_eq!(told(&layout, &mut write), holder("fetch", 2), "the file had: {before}");
         }
     }
 
     #[test]
     fn a_holder_without_a_name_is_a_holder() {
         let (_root, layout, _file) = between_lock_and_name("");
-        assert_eq!(told(&layout), holder("unknown", 0));
+        assert_eq!(told(&layout, &mut || {}), holder("unknown", 0));
     }
 
     #[test]
     fn a_lock_that_becomes_free_meanwhile_is_taken() {
         let (_root, layout, file) = between_lock_and_name("");
-        std::thread::scope(|scope| {
-            scope.spawn(move || {
-                std::thread::sleep(NAME_PAUSE / 2);
-                drop(file);
-            });
-            RootLock::take(&layout, &holder("fetch", 3)).unwrap();
-        });
+        let mut held = Some(file);
+        RootLock::take_between(&layout, &holder("fetch", 3), &mut || drop(held.take())).unwrap();
     }
 }
