@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 
-from rig import host, lure, network, preheat, vectors, victim
+from rig import host, lure, names, network, preheat, vectors
 
 MUTANTS = ("addresses_unchecked", "redirects_unchecked", "second_lookup_at_connect")
 """What each takes away is said where it is planted, `mutant("...")` in src/."""
@@ -35,7 +35,7 @@ class Rig:
         self.vectors = vectors.Vectors()
         self.lure = lure.Lure(work, ports=(80, STORE[1]), proxy_ports=(PROXY[1],))
         self.lure.answers, self.lure.honest = self.vectors.answers, self.vectors.honest
-        self.names = network.Names(self.vectors.records)
+        self.names = names.NameServer(self.vectors.records, network.NAME_SERVER)
         self.canary = network.Canary()
         self.daemons = 0
 
@@ -167,7 +167,7 @@ def groups(outcomes, attempts):
 
 def proxied(rig, attempts):
     """Behind a proxy: numbers are refused as ever, names are the proxy's to resolve, and what needs no proxy is judged."""
-    rig.names.records["proxy.example"] = [("A", PROXY[0])]
+    rig.names.names["proxy.example"] = [("A", PROXY[0])]
     url = f"http://proxy.example:{PROXY[1]}"
     direct = [attempt for attempt in attempts if attempt.group in ("direct", "redirect")]
     rig.lure.proxied.clear()
@@ -196,7 +196,7 @@ def host_of(target):
 
 def stores(rig):
     """An endpoint at a private address is the operator's word for itself alone; without one, the store's name is judged."""
-    rig.names.records |= {"s3.example": [("A", STORE[0])], "s3.us-east-1.amazonaws.com": [("A", "10.8.8.8")]}
+    rig.names.names |= {"s3.example": [("A", STORE[0])], "s3.us-east-1.amazonaws.com": [("A", "10.8.8.8")]}
     attempts = []
     for number, status in enumerate((301, 302, 307, 308)):
         bucket = f"led-{number}"
@@ -211,9 +211,12 @@ def stores(rig):
     if not any(path.startswith("/led-") for path, _ in rig.lure.heads):
         raise Caught("the operator's own store was not asked")
     plain = [vectors.Vector(name, "store", f"s3://{name}/latest") for name in ("10.0.0.5", "169.254.169.254", "bucket")]
-    rig.names.records["huggingface.co"] = [("A", "10.8.8.9")]
-    plain.append(vectors.Vector("the public hub inside", "store", "hf://org/model"))
-    rig.guarded(plain, HF_ENDPOINT="", **keys)
+    for name in ("huggingface.co", "storage.googleapis.com", "rig.blob.core.windows.net"):
+        rig.names.names[name] = [("A", "10.8.8.9")]
+    for reference in ("hf://org/model", "gs://bucket/latest", "az://container/latest"):
+        plain.append(vectors.Vector(reference, "store", reference))
+    # An account's name is no endpoint.
+    rig.guarded(plain, HF_ENDPOINT="", AZURE_STORAGE_ACCOUNT_NAME="rig", **keys)
     for attempt in plain:
         listing = "/".join(attempt.reference.split("/")[:3])
         if f"--allow-origin '{listing},allow_private'" not in attempt.detail or "credential" in attempt.detail:
@@ -229,6 +232,7 @@ def stores(rig):
 def main():
     options, rng = host.begin(__doc__, needs=("root", "mounts", "network", "ip"), mutants="all")
     program, work = preheat.binary(), host.work_directory()
+    network.whole_world()
     network.own_names(work)
     rig, began = Rig(work, program), time.monotonic()
     attempts = rig.vectors.all

@@ -143,7 +143,7 @@ def resolution(empty, web, right):
     check(fetch("localhost", "hosts")[2], "localhost, by /etc/hosts")
     server = names.NameServer({"models.test": "127.0.0.1"})
     (empty.root / "etc/resolv.conf").write_text("nameserver 127.0.0.1\n")
-    check(fetch("models.test", "dns")[2] and "models.test" in server.asked, "models.test, by the name server in /etc/resolv.conf")
+    check(fetch("models.test", "dns")[2] and ("models.test", "A") in server.asked, "models.test, by the name server in /etc/resolv.conf")
     status, error, _ = fetch("absent.test", "absent")
     check(status == 69 and "absent.test" in error, f"absent.test: exit {status}")
 

@@ -147,7 +147,7 @@ impl Origins {
 }
 
 /// The server that a reference is asked at where its own text does not name it, and whether the environment does. What is not
-/// a URL is told by the origin itself.
+/// a URL, or has a password in it, is told by the origin itself.
 fn endpoint_of(reference: &Reference) -> Option<(Url, bool)> {
     let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.is_empty());
     let (endpoint, named) = match reference.scheme {
@@ -155,5 +155,6 @@ fn endpoint_of(reference: &Reference) -> Option<(Url, bool)> {
         Scheme::Hf => (hub::endpoint_in_force(), set("HF_ENDPOINT")),
         Scheme::File | Scheme::Http | Scheme::Https => return None,
     };
-    Some((Url::parse(&endpoint).ok()?, named))
+    let url = Url::parse(&endpoint).ok().filter(|url| url.username().is_empty() && url.password().is_none());
+    Some((url?, named))
 }

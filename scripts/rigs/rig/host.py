@@ -28,7 +28,7 @@ class Unfit(Exception):
 def begin(description, needs=(), **arguments):
     """Parses the command line, checks `needs`, prints the seed. Returns (options, rng).
 
-    `needs` holds commands ("mkfs.xfs") and "root", "loop", "mounts", "network"; the last two give the rig its own. `arguments`
+    `needs` holds commands ("mkfs.xfs") and "root", "loop", "mounts", "network" (of its own, with a loopback only). `arguments`
     maps further long options to their defaults: `cuts=200` gives `--cuts`, of the default's type; `suite=False` a flag.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -75,10 +75,7 @@ def _require(need):
     elif need == "mounts":
         own_mounts()
     elif need == "network":
-        # Imported late: it needs this module.
-        from . import network
-
-        network.own_network()
+        own_network()
     elif shutil.which(need) is None:
         raise Unfit(f"{need} (scripts/setup installs it)")
 

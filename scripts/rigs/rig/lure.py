@@ -3,11 +3,9 @@
 One handler does it all, on every port that it is given and at every address: `Lure.answers` says what a path answers.
 """
 
-import datetime
 import hashlib
 import json
 import socket
-import ssl
 import threading
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,7 +22,12 @@ class Lure:
 
     def __init__(self, work, ports=(80,), tls_ports=(443,), proxy_ports=()):
         self.answers, self.heads, self.proxied, self.honest = {}, [], [], set()
-        self.authority, context = _certificate(work)
+        # Imported late: only this needs the package behind it.
+        from . import authority
+
+        signer, self.authority = authority.Authority(), Path(work) / "authority.pem"
+        self.authority.write_bytes(signer.pem)
+        context = signer.server(work, "lure.example", "two.example", "hub.example", "cdn.hf.co")
         for port in (*ports, *tls_ports, *proxy_ports):
             server = _Server(("::", port), _Answer)
             server.lure, server.proxy = self, port in proxy_ports
@@ -108,38 +111,3 @@ class _Answer(BaseHTTPRequestHandler):
 def _prefixes(path):
     parts = path.split("/")
     return ["/".join(parts[:count]) for count in range(len(parts), 1, -1)]
-
-
-def _certificate(work):
-    """A file with an authority's certificate, and a server's context with one of our names signed by it."""
-    # Imported late: only this needs the package.
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    def name(text):
-        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-    def build(subject, issuer, key, signer, extensions):
-        now = datetime.datetime.now(datetime.timezone.utc)
-        builder = x509.CertificateBuilder(name(issuer), name(subject), key.public_key(), x509.random_serial_number())
-        builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=30))
-        for extension, critical in extensions:
-            builder = builder.add_extension(extension, critical)
-        return builder.sign(signer, hashes.SHA256())
-
-    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    authority = build(
-        "rig authority", "rig authority", authority_key, authority_key, [(x509.BasicConstraints(ca=True, path_length=None), True)]
-    )
-    names = [x509.DNSName(name) for name in ("lure.example", "two.example", "hub.example", "cdn.hf.co")]
-    own = build("rig", "rig authority", key, authority_key, [(x509.SubjectAlternativeName(names), False)])
-    pem = serialization.Encoding.PEM
-    authority_file, own_file = Path(work) / "authority.pem", Path(work) / "server.pem"
-    authority_file.write_bytes(authority.public_bytes(pem))
-    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    own_file.write_bytes(own.public_bytes(pem) + secret)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(own_file)
-    return authority_file, context

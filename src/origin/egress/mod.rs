@@ -180,7 +180,8 @@ impl Egress {
 
     /// Whether `url` may be asked by this origin, and how far the request for it may reach.
     fn permit(&self, url: &Url) -> Result<Reach, SourceError> {
-        let denied = |detail: &str| Err(SourceError::NotAllowed { what: safe(url), detail: detail.to_owned() });
+        let denied =
+            |detail: &str| Err(SourceError::NotAllowed { what: allow::server(url), detail: detail.to_owned() });
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
             return denied("it is not http:// or https:// with a host");
         }
@@ -203,8 +204,8 @@ impl Egress {
     pub(super) fn permit_hop(&self, url: &Url, what: &str) -> Result<Reach, SourceError> {
         match self.permit(url) {
             Err(_) if mutant("redirects_unchecked") => Ok(Reach::Link),
-            Err(SourceError::NotAllowed { what: url, detail }) => {
-                Err(SourceError::NotAllowed { what: url, detail: format!("{what} redirects there, and {detail}") })
+            Err(SourceError::NotAllowed { what: server, detail }) => {
+                Err(SourceError::NotAllowed { what: server, detail: format!("{what} redirects there, and {detail}") })
             }
             permitted => permitted,
         }
@@ -216,7 +217,7 @@ impl Egress {
             (Some(home), _) if home.url.origin() == url.origin() => Ok(home.reach),
             (_, Some(reach)) => Ok(reach),
             _ if allow.is_open(Scheme::Https) || self.is_storage(url) => Ok(Reach::Public),
-            _ => Err(allow::refused(&safe(url), &allow::server(url))),
+            _ => Err(allow::refused(&allow::server(url), &allow::server(url))),
         }
     }
 
@@ -268,7 +269,7 @@ impl Egress {
                 )
             }
         };
-        SourceError::NotAllowed { what: safe(url), detail: format!("{at}; {remedy}") }
+        SourceError::NotAllowed { what: allow::server(url), detail: format!("{at}; {remedy}") }
     }
 }
 
