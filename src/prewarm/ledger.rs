@@ -18,8 +18,14 @@ use crate::model::{Manifest, ModelId, Tenant};
 /// A model of the store.
 pub(super) type Key = (Tenant, ModelId);
 
-/// A model that was read in vain, or given back, is left alone for so long: both cost a pass over all its pages.
+/// A model that was given back is left alone for so long, whatever it brought: trying costs a pass over all its pages.
 pub(super) const REST: Duration = Duration::from_secs(30);
+
+/// So is one that was read in vain, the first time: somebody may just have dropped pages. Then twice as long each time.
+const REST_FIRST: Duration = Duration::from_secs(2);
+
+/// But no longer than this.
+const REST_LONGEST: Duration = Duration::from_secs(60);
 
 /// A model as the store has it.
 #[derive(Clone, Debug)]
@@ -63,6 +69,8 @@ struct Entry {
     /// Whether every byte of it was hashed since the daemon started.
     proved: bool,
     rests_until: Option<Instant>,
+    /// How often in a row it was read in vain.
+    in_vain: u32,
     /// Whether it was told that it is not in memory, since it last was.
     told: bool,
     seen: Arc<Seen>,
@@ -103,6 +111,7 @@ impl Ledger {
             last_used,
             proved: false,
             rests_until: None,
+            in_vain: 0,
             told: false,
             seen: Arc::default(),
         })
@@ -163,7 +172,9 @@ impl Ledger {
         entry.last_used = last_used;
         entry.proved |= whole;
         entry.told &= !whole;
-        entry.rests_until = (!whole).then_some(now + REST);
+        let rest = REST_FIRST.saturating_mul(2_u32.saturating_pow(entry.in_vain)).min(REST_LONGEST);
+        entry.rests_until = (!whole).then_some(now + rest);
+        entry.in_vain = if whole { 0 } else { entry.in_vain.saturating_add(1) };
     }
 
     /// A model is wanted from now on, not only from the next look at the store on.
@@ -326,7 +337,11 @@ mod tests {
         let (reading, _) = ledger.begin(&key("a"), &manifest(&[1]), &there(&[]));
         ledger.end(reading, false, 5, now);
         assert!(ledger.tell(&key("a")) && !ledger.tell(&key("a")));
-        assert_eq!((ledger.missing(now), ledger.missing(now + REST)), (None, Some(key("a"))));
+        assert_eq!((ledger.missing(now), ledger.missing(now + REST_FIRST)), (None, Some(key("a"))));
+        let (reading, _) = ledger.begin(&key("a"), &manifest(&[1]), &there(&[]));
+        ledger.end(reading, false, 5, now);
+        assert_eq!(ledger.missing(now + REST_FIRST), None, "longer each time");
+        assert_eq!(ledger.missing(now + 2 * REST_FIRST), Some(key("a")));
         ledger.list(vec![listed("a", &[1], false, 5), listed("b", &[2], false, 9)], now);
         assert_eq!(ledger.missing(now + REST), None);
         assert_eq!((ledger.sums().idle, ledger.keys().len()), (100, 1), "what is not there is forgotten");
