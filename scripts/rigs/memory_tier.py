@@ -178,7 +178,7 @@ class Tier:
             job = self.job(daemon, pinned, lease_seconds=3600)
             there, total = resident(tree)
             check(job["state"] == "ready" and there == total, f"with room: {job['error'] or 'ready'}: fincore: {100 * there / total:.2f} %")
-            group.limit(self.size // 2 + (128 << 20))
+            group.limit(self.size // 2 + (16 << 20))
             there, _ = resident(tree)
             check(there < total, f"the kernel takes back what is too much: fincore: {100 * there // total} %")
             time.sleep(1.2)

@@ -10,6 +10,7 @@ mod parse;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
@@ -81,6 +82,10 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Answer<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(value)) => Ok(value),
+        // It works; what is asked stands against what somebody else has asked.
+        Ok(Err(error @ StoreError::Kept { .. })) => {
+            Err(Problem::with_status(ErrorKind::Busy, StatusCode::CONFLICT.as_u16(), error.to_string()))
+        }
         Ok(Err(error)) => Err(problem(error.kind(), error.to_string())),
         Err(_) => Err(problem(ErrorKind::Internal, "the store panicked: a defect of preheat")),
     }

@@ -69,9 +69,10 @@ pub(super) async fn one(State(node): State<Node>, reader: Reader, Path(id): Path
     Ok(Json(ModelView::from(model)).into_response())
 }
 
-/// Evicts a model; one that is pinned, leased or in use answers 503. For operators, and for whoever is of its scope.
+/// Evicts a model. For operators, and for whoever is of its scope.
 #[utoipa::path(delete, path = "/v1/models/{id}", params(("id" = String, Path)), responses(
     (status = 200, body = GcReport),
+    (status = 409, description = "`busy`: it is pinned, leased or in use", body = Problem, content_type = "application/problem+json"),
     Problems,
     NotHere,
 ))]
