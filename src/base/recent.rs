@@ -25,6 +25,12 @@ impl Recent {
         self.values.is_empty()
     }
 
+    /// Their mean; `None` if there is none.
+    #[must_use]
+    pub fn mean(&self) -> Option<f64> {
+        if self.values.is_empty() { None } else { Some(self.values.iter().sum::<f64>() / self.values.len() as f64) }
+    }
+
     /// The value below which `part` of all lie, between the nearest two; `None` if there is none.
     #[must_use]
     pub fn quantile(&self, part: f64) -> Option<f64> {
@@ -43,11 +49,11 @@ mod tests {
     #[test]
     fn quantiles_lie_between_the_nearest_two() {
         let mut recent = Recent::default();
-        assert_eq!(recent.quantile(0.5), None);
+        assert_eq!((recent.quantile(0.5), recent.mean()), (None, None));
         for value in [9.0, 1.0, 2.0, 3.0, 4.0] {
             recent.push(value, 4);
         }
-        assert_eq!(recent.quantile(0.5), Some(2.5));
+        assert_eq!((recent.quantile(0.5), recent.mean()), (Some(2.5), Some(2.5)));
         assert_eq!((recent.quantile(0.0), recent.quantile(1.0)), (Some(1.0), Some(4.0)));
         assert!((recent.quantile(0.9).unwrap() - 3.7).abs() < 1e-9);
     }

@@ -182,7 +182,8 @@ impl Fetcher {
             && fetched.origin_bytes > 0
         {
             let lane = LaneId::of(&request.origin_id);
-            self.inner.gear.observed.transferred(lane, fetched.origin_bytes, begun.elapsed(), Instant::now());
+            let edges = request.progress.edges();
+            self.inner.gear.observed.transferred(lane, fetched.origin_bytes, begun.elapsed(), edges, Instant::now());
         }
         outcome
     }

@@ -41,6 +41,8 @@ pub(super) struct Observed {
 struct Track {
     /// Start of the sample under way, and the bytes counted by then.
     window: Option<(Instant, u64)>,
+    /// Since it was at its full number of connections something has come.
+    flows: bool,
     rates: Recent,
     overheads: Recent,
     resolves: Recent,
@@ -55,6 +57,8 @@ const SAMPLES: usize = 120;
 const TRANSFERS: usize = 16;
 /// Origins that are remembered: as many as the schedule remembers.
 const ORIGINS: usize = 256;
+/// A quarter of a second in which nothing came is no rate to plan with.
+const SLOWEST: f64 = 10.0;
 /// A transfer of less says nothing of a rate.
 const WORTH: u64 = MIB;
 
@@ -71,6 +75,7 @@ impl Observed {
         let track = track(&mut tracks, lane, now);
         if !full {
             track.window = None;
+            track.flows = false;
             return;
         }
         let Some((since, before)) = track.window else {
@@ -83,23 +88,28 @@ impl Observed {
         }
         track.window = Some((now, bytes));
         let rate = bytes.saturating_sub(before) as f64 / gone.as_secs_f64();
-        // Answers have not begun, or have stopped: that is overhead, or a stall.
-        if rate > 0.0 {
+        // Until answers begin, that is overhead; a pause after that is part of the rate.
+        track.flows |= rate > 0.0;
+        if track.flows {
             track.rates.push(rate, SAMPLES);
             track.at = Some(now);
         }
     }
 
     /// A whole transfer of `bytes` from one origin took so long, from its resolution to its tree.
-    pub(super) fn transferred(&self, lane: LaneId, bytes: u64, took: Duration, now: Instant) {
+    /// `edges`: of it, before the first byte and after the last.
+    pub(super) fn transferred(&self, lane: LaneId, bytes: u64, took: Duration, edges: Duration, now: Instant) {
         let mut tracks = self.tracks();
         let track = track(&mut tracks, lane, now);
         let took = took.as_secs_f64();
         if track.rates.is_empty() && bytes >= WORTH && took > 0.0 {
             track.rates.push(bytes as f64 / took, SAMPLES);
         }
-        if let Some(rate) = track.rates.quantile(0.5) {
-            track.overheads.push((took - bytes as f64 / rate).max(0.0), TRANSFERS);
+        if let Some(rate) = track.rates.mean().filter(|rate| *rate > 0.0) {
+            // The first transfer from a server also finds out how many connections it is worth, which the next one knows.
+            let unexplained = (took - bytes as f64 / rate).max(0.0);
+            let overhead = if track.overheads.is_empty() { edges.as_secs_f64() } else { unexplained };
+            track.overheads.push(overhead, TRANSFERS);
             track.at = Some(now);
         }
     }
@@ -114,9 +124,11 @@ impl Observed {
     pub(super) fn of(&self, lane: LaneId, now: Instant) -> Option<OriginRate> {
         let tracks = self.tracks();
         let track = tracks.get(&lane)?;
+        // A transfer is many samples, and takes what they bring in the mean.
+        let rate_p50 = track.rates.mean().filter(|rate| *rate > 0.0)?;
         Some(OriginRate {
-            rate_p50: track.rates.quantile(0.5)?,
-            rate_p10: track.rates.quantile(0.1)?,
+            rate_p50,
+            rate_p10: track.rates.quantile(0.1)?.clamp(rate_p50 / SLOWEST, rate_p50),
             overhead_p50: track.overhead(0.5),
             overhead_p90: track.overhead(0.9),
             age: now.saturating_duration_since(track.at?),
@@ -164,7 +176,8 @@ mod tests {
         }
         let end = start + Duration::from_secs_f64(seconds);
         observed.sample(LANE, bytes as u64, false, end);
-        observed.transferred(LANE, bytes as u64, Duration::from_secs_f64(seconds), end);
+        let edges = Duration::from_secs_f64(overhead);
+        observed.transferred(LANE, bytes as u64, Duration::from_secs_f64(seconds), edges, end);
         end
     }
 
@@ -191,7 +204,7 @@ mod tests {
             observed.sample(LANE, bytes, true, start + Duration::from_millis(tick * 250));
         }
         let seen = observed.of(LANE, start).unwrap();
-        assert!((39e6..41e6).contains(&seen.rate_p50) && (3.9e6..4.1e6).contains(&seen.rate_p10), "{seen:?}");
+        assert!((32e6..34e6).contains(&seen.rate_p50) && (3.9e6..4.1e6).contains(&seen.rate_p10), "{seen:?}");
         assert_eq!(observed.of(LaneId(8), start), None);
         assert_eq!(observed.of_any(start).map(|rate| rate.rate_p50), Some(seen.rate_p50));
         assert_eq!(Observed::default().of_any(start), None);
@@ -201,9 +214,9 @@ mod tests {
     fn small_files_alone_give_a_rate_too() {
         let observed = Observed::default();
         let now = Instant::now();
-        observed.transferred(LANE, 1000, Duration::from_secs(1), now);
+        observed.transferred(LANE, 1000, Duration::from_secs(1), Duration::ZERO, now);
         assert_eq!(observed.of(LANE, now), None, "too little to tell");
-        observed.transferred(LANE, 10 << 20, Duration::from_secs(1), now);
+        observed.transferred(LANE, 10 << 20, Duration::from_secs(1), Duration::ZERO, now);
         assert_eq!(observed.of(LANE, now).map(|seen| seen.rate_p50), Some(f64::from(10 << 20)));
     }
 
@@ -211,7 +224,8 @@ mod tests {
     fn the_number_of_origins_is_bounded() {
         let (observed, now) = (Observed::default(), Instant::now());
         for number in 0..1000 {
-            observed.transferred(LaneId(number), 10 << 20, Duration::from_secs(1), now + Duration::from_secs(number));
+            let at = now + Duration::from_secs(number);
+            observed.transferred(LaneId(number), 10 << 20, Duration::from_secs(1), Duration::ZERO, at);
         }
         assert_eq!(observed.tracks().len(), ORIGINS);
         assert!(observed.of(LaneId(999), now).is_some() && observed.of(LaneId(0), now).is_none());

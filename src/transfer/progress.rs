@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -140,6 +140,15 @@ impl Progress {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Time of a finished fetch before its first byte and after its last.
+    pub(super) fn edges(&self) -> Duration {
+        let marks = self.marks();
+        let at = |mark: Mark| marks.iter().find(|(found, _)| *found == mark).map(|(_, at)| *at);
+        let between = |from, to| Some(at(to)?.saturating_duration_since(at(from)?));
+        let edges = [between(Mark::Planned, Mark::FirstByte), between(Mark::Whole, Mark::Published)];
+        edges.into_iter().flatten().sum()
+    }
+
     fn mark(&self, mark: Mark) {
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         if mark == Mark::Planned {
@@ -235,7 +244,6 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_snapshot_says_when() {

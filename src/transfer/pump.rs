@@ -191,7 +191,10 @@ impl Work {
             Message::Arrived(part, groups) => self.decide(Event::Arrived { part, groups }),
             Message::Wrong(part, group, error) => self.decide(Event::Wrong { part, group, error }),
             Message::Ended(part, end) => {
-                self.parts.remove(&part);
+                // What came since the last tick counts too, or rates would be told too low by as much.
+                if let Some(open) = self.parts.remove(&part) {
+                    self.decide(Event::Tick(vec![(part, open.meter.load(Ordering::Relaxed))]));
+                }
                 if let PartEnd::Failed(error, remedy) = &end
                     && *remedy != Remedy::GiveUp
                 {
