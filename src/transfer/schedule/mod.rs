@@ -175,7 +175,7 @@ pub(super) struct Schedule<E> {
 
 /// Contradictions of an origin that are taken for a passing fault of something between.
 const CONTRADICTIONS: u32 = 3;
-/// Share of the connections that prefetches have at most while demand wants them.
+/// Share of the connections of one origin that prefetches have at most while demand wants any.
 const PREFETCH_SHARE: u32 = 8;
 /// Origins that are remembered while nothing is fetched from them; some hundred bytes each.
 const LANES: usize = 256;
@@ -520,7 +520,9 @@ impl<E: Clone + std::fmt::Debug> Schedule<E> {
         let demand = pick(Priority::Demand);
         let demand_wants = self.lanes.values().any(|lane| lane.has(Priority::Demand));
         let open = self.open[Priority::Prefetch as usize];
-        let limit = if demand_wants { (self.limits.total / PREFETCH_SHARE).max(1) } else { self.limits.total };
+        // Of what one origin gives: a demand has one, and eight connections of a prefetch to it would be half of its rate.
+        let share = self.limits.per_lane.min(self.limits.total) / PREFETCH_SHARE;
+        let limit = if demand_wants { share.max(1) } else { self.limits.total };
         let prefetch = || if open < limit { pick(Priority::Prefetch) } else { None };
         // With nothing of its own open a prefetch goes first, or it would starve while pods keep coming.
         let starving = open == 0 && self.open[Priority::Demand as usize] > 0;
