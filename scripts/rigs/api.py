@@ -6,6 +6,7 @@ body may be another than described.
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import urllib.request
@@ -17,7 +18,7 @@ CHECKS = "status_code_conformance,content_type_conformance,response_headers_conf
 
 
 def main():
-    options, _ = host.begin(__doc__, seconds=60)
+    options, rng = host.begin(__doc__, seconds=60)
     work, program, machine = host.work_directory(), preheat.binary(), preheat.Machine()
     models.write_model(work / "source/m", 1, shards=2, shard_bytes=1 << 20)
     with contextlib.ExitStack() as stack:
@@ -32,11 +33,12 @@ def main():
         operations = sum(len(path) for path in document["paths"].values())
         command = [Path(sys.executable).parent / "schemathesis", "run", f"{daemon.url}/v1/openapi.json", "--checks", CHECKS]
         command += ["--max-time", options.seconds, "--continue-on-failure", "--generation-database", "none", "--no-color"]
+        command += ["--seed", rng.randrange(1 << 32)]
         done = subprocess.run([str(word) for word in command], cwd=work, capture_output=True, text=True, timeout=600)
         if done.returncode != 0 or "Test cases:" not in done.stdout:
             sys.exit(f"FAILED:\n{done.stdout[-6000:]}{done.stderr[-2000:]}")
-        cases = next(line.strip() for line in done.stdout.splitlines() if "generated" in line)
-        print(f"  {operations} operations: {cases}, none of them answered otherwise than described")
+        cases = re.search(r"\d+ generated", done.stdout).group()
+        print(f"  {operations} operations, {cases} cases, none of them answered otherwise than described")
         if daemon.process.poll() is not None:
             sys.exit("FAILED: the daemon is gone")
         errors = [line for line in daemon.log.read_text().splitlines() if '"ERROR"' in line or " ERROR " in line]
