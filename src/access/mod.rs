@@ -189,6 +189,11 @@ impl Access {
     /// What a failed proof means for the grant that may be there.
     fn note_failure(&self, scope: &Tenant, origin: &OriginId, error: &SourceError) {
         match error.kind() {
+            // The origin's own word alone: what this node's egress rules turn away, as after a poisoned answer of the
+            // name server, never reached the origin.
+            ErrorKind::Denied if matches!(error, SourceError::NotAllowed { .. }) => {
+                self.grants().unreachable(scope, origin, Instant::now());
+            }
             ErrorKind::Denied if self.grants().revoke(scope, origin) => {
                 tracing::info!(%scope, %origin, "access is no longer granted");
                 (self.inner.revoked)(scope, origin);

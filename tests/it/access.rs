@@ -313,6 +313,21 @@ async fn a_restart_finds_the_job_and_not_the_credential() {
 }
 
 #[tokio::test]
+async fn one_credential_is_not_shown_to_two_origins() {
+    let (one, two) = (Place::new(8).await, Place::new(9).await);
+    let node = Node::start(&[&one.web, &two.web], "");
+    let ask = async |credential, references: &[String]| {
+        let request = PrewarmRequest { references: references.to_vec(), wait: true, ..PrewarmRequest::default() };
+        word(node.client(Some("the-token-of-team-a"), credential).prewarm(&request).await)
+    };
+    let both = [one.reference(), two.reference()];
+    assert_eq!(ask(Some(KEY), &both).await, "400");
+    assert_eq!(one.web.sent_of_shards() + two.web.sent_of_shards(), 0, "neither was tried");
+    assert_eq!(ask(Some(KEY), &both[..1]).await, "ok");
+    assert_eq!(ask(None, &both).await, "ok");
+}
+
+#[tokio::test]
 async fn a_scope_is_held_to_its_bytes_and_its_rate() {
     let (one, two) = (Place::new(6).await, Place::new(7).await);
     let node = Node::start(&[&one.web, &two.web], "bytes_max = \"5MiB\"\n");

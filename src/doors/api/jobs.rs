@@ -18,7 +18,7 @@ use crate::base::ErrorKind;
 use crate::doors::Node;
 use crate::doors::problem::problem;
 use crate::doors::reader::Reader;
-use crate::model::{Credential, Reference};
+use crate::model::{Credential, Reference, Scheme};
 use crate::prewarm::wire::{Estimate, EstimateRequest, JobEvent, JobView, PrewarmRequest, Problem};
 use crate::prewarm::{Estimation, Submission, Submitted};
 use crate::store::Pin;
@@ -106,7 +106,29 @@ fn may_try(node: &Node, identity: &Identity, references: &[Reference], credentia
             .ladder(identity, reference, credential)
             .map_err(|error| problem(error.kind(), error.to_string()))?;
     }
+    if credential.is_some() {
+        one_origin(references)?;
+    }
     Ok(())
+}
+
+/// Refuses a set that one credential would be shown to several parties for: the owner of one would learn what opens another. All
+/// buckets of a scheme are one party, as are all models of the hub; directories are shown none.
+fn one_origin(references: &[Reference]) -> Answer<()> {
+    let party = |reference: &Reference| match reference.scheme {
+        Scheme::File => None,
+        Scheme::Http | Scheme::Https => Some(format!("{}://{}", reference.scheme.as_str(), reference.authority)),
+        scheme => Some(scheme.as_str().to_owned()),
+    };
+    let mut parties = references.iter().filter_map(party);
+    let Some(first) = parties.next() else { return Ok(()) };
+    match parties.find(|other| *other != first) {
+        None => Ok(()),
+        Some(other) => Err(problem(
+            ErrorKind::Invalid,
+            format!("one credential goes to one origin, and this set has {first} and {other}: ask for each by itself"),
+        )),
+    }
 }
 
 /// Jobs that the caller may see, newest first.
