@@ -2,6 +2,7 @@
 
 mod authority;
 mod credential;
+pub mod engine;
 mod facts;
 mod key;
 mod manifest;
