@@ -3,6 +3,7 @@
 pub mod acl;
 pub mod buffer;
 pub mod copy;
+pub mod disk;
 pub mod dump;
 pub mod durable;
 pub mod hands;
