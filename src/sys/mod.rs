@@ -11,6 +11,7 @@ pub mod host;
 pub mod in_use;
 pub mod memory;
 pub mod mutant;
+pub mod nvml;
 pub mod peer;
 pub mod read_write;
 pub mod residency;

@@ -7,6 +7,7 @@ mod cli;
 mod conformance;
 mod definition;
 mod egress;
+mod engines;
 mod golden;
 mod hub;
 mod hub_rights;
