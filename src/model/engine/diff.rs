@@ -57,8 +57,6 @@ const ORDER: &[&str] = &[
     "file.*",
     "env.*",
     "cpu.*",
-    "path.home",
-    "path.xdg_cache",
     "path.*",
 ];
 
@@ -82,7 +80,7 @@ const CAUSES: &[(&str, &[&str])] = &[
     ("cpu.*", &["cpu.arch"]),
     ("model.*", &["model.reference"]),
     ("path.xdg_cache", &["path.home"]),
-    ("path.cache_root.*", &["path.home", "path.xdg_cache"]),
+    ("path.cache_root", &["path.home"]),
 ];
 
 // === impl EngineKey ===
