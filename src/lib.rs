@@ -22,7 +22,7 @@
 //! | 2      | `store`     |                  | bytes at rest: layout, partials, sealing, pins, space, eviction, recovery, scrub |
 //! | 3      | `transfer`  | not `origin`     | bytes in motion: plan, schedule, flights, pace, retry; sources only as `dyn RangeSource` |
 //! | 4      | `access`    |                  | who may read what: identities, proofs, grants, quotas |
-//! | 4      | `engines`   |                  | compiled engines: fingerprint, profiles, bundles, trust, and the run that proves their use |
+//! | 4      | `engines`   |                  | compiled engines: bundles captured, signed, kept, shared and restored |
 //! | 4      | `placement` |                  | plain files at a place: a directory hashed, published into an origin, taken into a store |
 //! | 5      | `prewarm`   |                  | the job that takes a reference to a warm model, and what it answers meanwhile |
 //! | roof   | `doors`     |                  | inbound: HTTP over TCP and the local socket, limits, problem documents, client |
@@ -44,7 +44,7 @@
 //! | door | inbound adapter: how others ask preheat |
 //! | durable | synced with its directory: survives a power cut. *Readable* bytes are verified too, and survive only a crash |
 //! | engine | a compiled inference engine; never anything that does I/O |
-//! | bundle | the stored files of an engine |
+//! | bundle | the stored files of an engine: a document, a pack, perhaps a signature |
 //! | flight | the one running transfer of one object, with everybody who waits for it |
 //! | group | the unit of hashing: 1 MiB, so that any range can be proved without the rest |
 //! | job | the state of one prewarm, from its request to its answer |
@@ -54,6 +54,7 @@
 //! | origin | outbound adapter: where bytes come from first |
 //! | outboard | the chaining values of a blob's groups, kept beside it |
 //! | part | the unit of fetch and write: a whole number of groups |
+//! | pack | the one blob that holds the bytes of a bundle's files |
 //! | partial | a blob under construction; never has a blob's name |
 //! | peer | another preheat node |
 //! | pin | why a model may not be evicted |
@@ -94,9 +95,7 @@ pub mod store;
 pub mod transfer;
 
 pub mod access;
-
 pub mod engines;
-
 pub mod placement;
 
 pub mod prewarm;

@@ -8,14 +8,18 @@ use super::screen::{Screen, print, print_json};
 use super::target::{self, answered, patience};
 use super::words;
 use crate::base::units::ByteSize;
+use crate::engines::is_bundle;
 use crate::prewarm::wire::ModelView;
 use crate::store::ReadOnlyStore;
 
 pub(super) async fn run(args: ModelsArgs) -> anyhow::Result<ExitCode> {
     let models: Vec<ModelView> = match &args.root {
-        Some(root) if args.daemon.daemon.is_none() => {
-            ReadOnlyStore::open(root)?.models()?.into_iter().map(ModelView::from).collect()
-        }
+        Some(root) if args.daemon.daemon.is_none() => ReadOnlyStore::open(root)?
+            .models()?
+            .into_iter()
+            .filter(|model| !is_bundle(&model.record))
+            .map(ModelView::from)
+            .collect(),
         _ => {
             let client = target::required(&args.daemon)?;
             answered(&client, patience(&args.daemon), client.models()).await?

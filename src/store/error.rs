@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use super::Holder;
 use crate::base::ErrorKind;
 use crate::digest::Hash;
-use crate::sys::disk::DiskError;
 
 /// Errors of the store port.
 #[derive(Debug, thiserror::Error)]
@@ -92,9 +91,6 @@ pub enum StoreError {
         /// The system's word.
         source: std::io::Error,
     },
-    /// Nobody is there to read and write.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
     /// The caller broke the protocol (wrong group length, incomplete blob).
     #[error("{detail}")]
     Misuse {
@@ -117,7 +113,6 @@ impl StoreError {
             Self::Missing { .. } | Self::NoStore { .. } => ErrorKind::NotFound,
             Self::Halted { .. } => ErrorKind::Unavailable,
             Self::Io { source, .. } => ErrorKind::of_io(source),
-            Self::Disk(error) => error.kind(),
             Self::Misuse { .. } => ErrorKind::Internal,
         }
     }

@@ -39,7 +39,7 @@ struct FormatVersion {
 }
 
 /// Directories and who may look into them. Readers of trees need to pass through; nobody else needs the rest.
-const DIRECTORIES: [(&str, u32); 12] = [
+const DIRECTORIES: [(&str, u32); 13] = [
     ("blobs", 0o700),
     ("outboards", 0o700),
     ("partials", 0o700),
@@ -51,6 +51,7 @@ const DIRECTORIES: [(&str, u32); 12] = [
     ("aliases", 0o755),
     ("pins", 0o700),
     ("jobs", 0o700),
+    ("engines", 0o700),
     ("quarantine", 0o700),
 ];
 
@@ -214,6 +215,10 @@ impl Layout {
 
     pub(super) fn jobs(&self) -> PathBuf {
         self.root.join("jobs")
+    }
+
+    pub(super) fn engines(&self) -> PathBuf {
+        self.root.join("engines")
     }
 
     pub(super) fn pins(&self) -> PathBuf {

@@ -50,7 +50,6 @@ use self::layout::Layout;
 use self::lock::RootLock;
 use crate::digest::{Declared, Hash};
 use crate::model::{FlightKey, Manifest, ModelId, ModelRecord, Tenant};
-use crate::sys::disk::Disk;
 
 /// Who holds the lock of a root; written into `lock` for the next to read.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -233,11 +232,9 @@ impl Store {
         let lock = RootLock::take(&layout, holder)?;
         layout.prepare()?;
         let (index, catalog) = recover::recover(&layout, &options)?;
-        let disk = options.disk.clone().map_or_else(Disk::of_environment, Ok)?;
         let inner = Inner {
             layout,
             options,
-            disk,
             index: Mutex::new(index),
             catalog: Mutex::new(catalog),
             sealing: Mutex::default(),
@@ -262,12 +259,6 @@ impl Store {
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.inner.options
-    }
-
-    /// Who reads and writes its files.
-    #[must_use]
-    pub fn disk(&self) -> &Disk {
-        &self.inner.disk
     }
 
     /// Why the store has stopped writing, if it has.
@@ -453,6 +444,12 @@ impl Store {
     #[must_use]
     pub fn jobs_directory(&self) -> (PathBuf, PathBuf) {
         (self.inner.layout.jobs(), self.inner.layout.temporaries())
+    }
+
+    /// Where it is written down how bundles fared, and where such files are made.
+    #[must_use]
+    pub fn engines_directory(&self) -> (PathBuf, PathBuf) {
+        (self.inner.layout.engines(), self.inner.layout.temporaries())
     }
 
     /// Notes a use now, for the eviction order.

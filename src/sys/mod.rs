@@ -1,9 +1,9 @@
 //! The kernel, and the only `unsafe`. Everything here blocks; async code reaches it through [`hands`].
 
 pub mod acl;
+pub mod beneath;
 pub mod buffer;
 pub mod copy;
-pub mod disk;
 pub mod dump;
 pub mod durable;
 pub mod hands;
@@ -11,7 +11,6 @@ pub mod host;
 pub mod in_use;
 pub mod memory;
 pub mod mutant;
-pub mod nvml;
 pub mod peer;
 pub mod read_write;
 pub mod residency;

@@ -68,8 +68,6 @@ pub struct Metrics {
     pub store_bytes: Family<Which, Gauge>,
     /// Stable. The cap.
     pub store_capacity_bytes: Gauge,
-    /// Stable. 1 for who reads and writes; `which`: io_uring, pool.
-    pub disk: Family<Which, Gauge>,
     /// Stable. Models published.
     pub models: Gauge,
     /// Stable. Blobs held.
@@ -97,6 +95,18 @@ pub struct Metrics {
     pub rewarmed_bytes: Counter,
     /// Stable. Bytes of the page cache given back because memory ran short.
     pub released_bytes: Counter,
+    /// Stable. Starts of engines as they were told; `which`: hit, partial, inert, cold, refused.
+    pub engine_runs: Family<Which, Counter>,
+    /// Stable. Milliseconds that starts took less than the recorded cold start of their bundle.
+    pub engine_saved_milliseconds: Counter,
+    /// Stable. Bytes of engine bundles restored.
+    pub engine_restored_bytes: Counter,
+    /// Stable. Captures; `which`: created, unchanged, existed, nothing, failed.
+    pub engine_captures: Family<Which, Counter>,
+    /// Stable. Engine bundles quarantined.
+    pub engine_quarantines: Counter,
+    /// Stable. What became of bundles at the shared origin; `which`: fetched, absent, refused, published, existed, failed.
+    pub engine_shared: Family<Which, Counter>,
     /// Experimental. Flights under way.
     pub flights: Gauge,
     /// Experimental. Bytes of transfer buffers in use.
@@ -127,7 +137,6 @@ impl Metrics {
             fetch_seconds: Family::new_with_constructor(seconds),
             store_bytes: Family::default(),
             store_capacity_bytes: Gauge::default(),
-            disk: Family::default(),
             models: Gauge::default(),
             blobs: Gauge::default(),
             evicted_bytes: Counter::default(),
@@ -141,6 +150,12 @@ impl Metrics {
             memory_bytes: Family::default(),
             rewarmed_bytes: Counter::default(),
             released_bytes: Counter::default(),
+            engine_runs: Family::default(),
+            engine_saved_milliseconds: Counter::default(),
+            engine_restored_bytes: Counter::default(),
+            engine_captures: Family::default(),
+            engine_quarantines: Counter::default(),
+            engine_shared: Family::default(),
             flights: Gauge::default(),
             buffer_bytes: Gauge::default(),
             requests: Family::default(),
@@ -162,7 +177,6 @@ impl Metrics {
             bytes(),
             metrics.store_capacity_bytes.clone(),
         );
-        registry.register("disk", "Who reads and writes", metrics.disk.clone());
         registry.register("models", "Models published", metrics.models.clone());
         registry.register("blobs", "Blobs held", metrics.blobs.clone());
         registry.register_with_unit("evicted", "Bytes evicted", bytes(), metrics.evicted_bytes.clone());
@@ -177,6 +191,14 @@ impl Metrics {
         registry.register_with_unit("memory", "Models and the page cache", bytes(), metrics.memory_bytes.clone());
         registry.register_with_unit("rewarmed", "Bytes read again", bytes(), metrics.rewarmed_bytes.clone());
         registry.register_with_unit("released", "Memory given back", bytes(), metrics.released_bytes.clone());
+        registry.register("engine_runs", "Starts of engines by how their bundle fared", metrics.engine_runs.clone());
+        let saved = metrics.engine_saved_milliseconds.clone();
+        registry.register("engine_saved_milliseconds", "Less than the recorded cold starts", saved);
+        let restored = metrics.engine_restored_bytes.clone();
+        registry.register_with_unit("engine_restored", "Engine bundles restored", bytes(), restored);
+        registry.register("engine_captures", "Captures of engines by outcome", metrics.engine_captures.clone());
+        registry.register("engine_quarantines", "Engine bundles quarantined", metrics.engine_quarantines.clone());
+        registry.register("engine_shared", "Bundles at the shared origin by outcome", metrics.engine_shared.clone());
         registry.register("flights", "Flights under way", metrics.flights.clone());
         registry.register_with_unit("buffer", "Transfer buffers in use", bytes(), metrics.buffer_bytes.clone());
         registry.register("requests", "API requests answered", metrics.requests.clone());

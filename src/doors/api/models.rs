@@ -14,6 +14,7 @@ use crate::digest::Hash;
 use crate::doors::Node;
 use crate::doors::problem::problem;
 use crate::doors::reader::Reader;
+use crate::engines::is_bundle;
 use crate::model::{ModelId, Tenant};
 use crate::prewarm::wire::{GcReport, ModelView, PinRequest, Problem};
 use crate::store::{Model, Pin};
@@ -26,6 +27,7 @@ use crate::store::{Model, Pin};
 ))]
 pub(super) async fn list(State(node): State<Node>, reader: Reader, page: Page) -> (HeaderMap, Json<Vec<ModelView>>) {
     let mut models = node.store.models();
+    models.retain(|model| !is_bundle(&model.record));
     models.retain(|model| node.access.may_read(&reader.identity, &model.record.provenance()) != Verdict::Hidden);
     models.sort_by(|one, other| one.record.id.cmp(&other.record.id));
     let (headers, models) = page.cut(models, |model| model.record.id.as_str(), "/v1/models");

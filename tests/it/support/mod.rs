@@ -2,6 +2,7 @@
 
 pub(crate) mod command;
 pub(crate) mod emulator;
+pub(crate) mod engine;
 pub(crate) mod hub;
 pub(crate) mod model;
 pub(crate) mod node;

@@ -1,0 +1,192 @@
+//! The library without a daemon: a store of one's own, opened for each call and closed after it, so that many starts on one machine
+//! share it. Whoever runs the command is the identity.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+
+use super::config::Config;
+use super::library::{
+    AttemptEnd, AttemptId, BundleRef, BundleView, Capture, Captured, Library, Lookup, Near, RunReport,
+};
+use super::sending::Sending;
+use super::unpacking::{Restored, unpack};
+use super::{Begun, EngineError, Engines, blocking};
+use crate::model::engine::EngineKey;
+use crate::model::{BundleId, Tenant};
+use crate::origin::Origins;
+use crate::store::{Holder, Options, Store, StoreError};
+use crate::sys::peer::own_uid;
+use crate::telemetry::metrics::Metrics;
+
+/// Bundles of a root on this machine.
+#[derive(Debug)]
+pub struct LocalLibrary {
+    root: PathBuf,
+    config: Config,
+    origins: Origins,
+    scope: Tenant,
+    metrics: Arc<Metrics>,
+}
+
+/// How long a call waits for another command that has the store open. A capture of some GB takes that long on a slow disk.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(25);
+/// Tries of a capture while somebody still writes.
+const TRIES: u32 = 3;
+/// What the lock's holder is called while a call has the store.
+const ROLE: &str = "engine";
+
+// === impl LocalLibrary ===
+
+impl LocalLibrary {
+    /// The library of a root; it is made if it does not exist.
+    ///
+    /// # Errors
+    /// Settings that cannot work, a root that is no store or another's.
+    pub async fn open(root: &Path, config: Config, origins: Origins) -> Result<Self, EngineError> {
+        let (scope, metrics) = (Tenant::of_uid(own_uid()), Arc::new(Metrics::new()));
+        let library = Self { root: root.to_owned(), config, origins, scope, metrics };
+        // What is wrong with it is told here and not in the middle of a start.
+        library.close(library.engines().await?).await?;
+        Ok(library)
+    }
+
+    /// The identity that everything is done under.
+    #[must_use]
+    pub fn scope(&self) -> &Tenant {
+        &self.scope
+    }
+
+    /// Takes the store for one call.
+    ///
+    /// # Errors
+    /// `Locked` by a daemon, or by another command for too long; those of the store.
+    pub async fn engines(&self) -> Result<(Engines, Store), EngineError> {
+        let (root, config, origins) = (self.root.clone(), self.config.clone(), self.origins.clone());
+        let metrics = Arc::clone(&self.metrics);
+        blocking(move || {
+            let store = open(&root)?;
+            Ok((Engines::new(config, store.clone(), &origins, metrics)?, store))
+        })
+        .await
+    }
+
+    /// Gives it back: what was captured is durable then, and published if it is to be.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn close(&self, (engines, store): (Engines, Store)) -> Result<(), EngineError> {
+        engines.drain().await;
+        drop(engines);
+        blocking(move || Ok(store.close()?)).await
+    }
+}
+
+fn open(root: &Path) -> Result<Store, EngineError> {
+    let options = Options::for_process().map_err(|error| EngineError::io("read the boot id for", root, error))?;
+    let holder = Holder { role: ROLE.to_owned(), pid: std::process::id() };
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match Store::open(root, &holder, options.clone()) {
+            // A command is done soon; a daemon stays.
+            Err(StoreError::Locked { holder, .. }) if holder.role != "serve" && Instant::now() < until => {
+                std::thread::sleep(PAUSE);
+            }
+            outcome => return Ok(outcome?),
+        }
+    }
+}
+
+#[async_trait]
+impl Library for LocalLibrary {
+    async fn lookup(&self, key: &EngineKey, deadline: Duration) -> Result<Lookup, EngineError> {
+        let store = self.engines().await?;
+        let outcome = store.0.lookup(&self.scope, key, deadline).await;
+        self.close(store).await?;
+        outcome
+    }
+
+    async fn restore(&self, bundle: &BundleRef, into: &Path) -> Result<Restored, EngineError> {
+        let store = self.engines().await?;
+        let opened = store.0.open(&self.scope, &bundle.id).await;
+        // The pack stays open, and the store is free for others while it is unpacked.
+        self.close(store).await?;
+        let (opened, into) = (opened?, into.to_owned());
+        blocking(move || unpack(&opened.document, &opened.pack.0, &into)).await
+    }
+
+    async fn capture(&self, capture: Capture) -> Result<Captured, EngineError> {
+        let capture = Arc::new(capture);
+        let mut tries = 1;
+        loop {
+            match self.capture_once(&capture).await {
+                Err(EngineError::Changed { .. }) if tries < TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn begin_attempt(&self, bundle: &BundleId) -> Result<AttemptId, EngineError> {
+        let store = self.engines().await?;
+        let outcome = store.0.begin_attempt(&self.scope, bundle).await;
+        self.close(store).await?;
+        outcome
+    }
+
+    async fn end_attempt(&self, bundle: &BundleId, attempt: &AttemptId, end: AttemptEnd) -> Result<(), EngineError> {
+        let store = self.engines().await?;
+        let outcome = store.0.end_attempt(&self.scope, false, bundle, attempt, end).await;
+        self.close(store).await?;
+        outcome
+    }
+
+    async fn list(&self) -> Result<Vec<Near>, EngineError> {
+        let store = self.engines().await?;
+        let outcome = store.0.list(&self.scope).await;
+        self.close(store).await?;
+        outcome
+    }
+
+    async fn show(&self, bundle: &BundleId) -> Result<BundleView, EngineError> {
+        let store = self.engines().await?;
+        let outcome = store.0.show(&self.scope, bundle).await;
+        self.close(store).await?;
+        outcome
+    }
+
+    async fn report(&self, _report: &RunReport) -> Result<(), EngineError> {
+        // Nobody reads the metrics of a command.
+        Ok(())
+    }
+}
+
+impl LocalLibrary {
+    async fn capture_once(&self, capture: &Arc<Capture>) -> Result<Captured, EngineError> {
+        let listed = Arc::clone(capture);
+        let (mut sending, draft) = blocking(move || Sending::prepare(&listed)).await?;
+        let store = self.engines().await?;
+        let outcome = async {
+            match store.0.begin_capture(&self.scope, draft).await? {
+                Begun::Done(captured) => Ok(*captured),
+                Begun::Wanted(mut capturing) => {
+                    let capturing = blocking(move || {
+                        sending.read(&mut |bytes| capturing.push(bytes))?;
+                        Ok(capturing)
+                    })
+                    .await?;
+                    capturing.finish().await
+                }
+            }
+        };
+        let outcome = outcome.await;
+        self.close(store).await?;
+        outcome
+    }
+}

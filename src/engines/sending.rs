@@ -1,0 +1,93 @@
+//! Reading a capture on the side of the captured process: which files, and then their bytes, each searched for secrets before any of
+//! them leaves.
+
+use std::io::Read;
+
+use super::EngineError;
+use super::gather::{Files, Gathered, check_unchanged, gather};
+use super::library::{Capture, Draft, DraftFile};
+use super::secrets::Secrets;
+
+/// A capture that has been listed.
+#[derive(Debug)]
+pub struct Sending {
+    gathered: Gathered,
+    files: Files,
+    secrets: Secrets,
+}
+
+/// Bytes read at once.
+const CHUNK: usize = 256 << 10;
+
+// === impl Sending ===
+
+impl Sending {
+    /// Lists the roots. Blocking.
+    ///
+    /// # Errors
+    /// As for [`gather`].
+    pub fn prepare(capture: &Capture) -> Result<(Self, Draft), EngineError> {
+        let gathered = gather(&capture.roots)?;
+        let files = gathered.files.iter().map(|file| DraftFile {
+            path: file.path.clone(),
+            size: file.facts.size,
+            mode: file.facts.mode,
+            mtime_ns: file.facts.mtime_ns,
+        });
+        let draft = Draft {
+            key: capture.key.clone(),
+            files: files.collect(),
+            base: capture.base,
+            evidence: capture.evidence.clone().within_limits(),
+            refresh: capture.refresh,
+        };
+        let sending = Self { gathered, files: Files::of(&capture.roots)?, secrets: Secrets::new(&capture.secrets)? };
+        Ok((sending, draft))
+    }
+
+    /// What is not taken, by path.
+    #[must_use]
+    pub fn left_out(&self) -> &[String] {
+        &self.gathered.left_out
+    }
+
+    /// Looks for secrets before anything is sent. Reads every file, which the sending then finds in memory. Blocking.
+    ///
+    /// # Errors
+    /// `Refused` naming the file and the variable; `Changed`, I/O.
+    pub fn search(&mut self) -> Result<(), EngineError> {
+        self.read(&mut |_| Ok(()))
+    }
+
+    /// Reads all bytes in order, searching them again: a file may have been written to since. Blocking.
+    ///
+    /// # Errors
+    /// As for [`Sending::search`], and those of `push`.
+    pub fn read(&mut self, push: &mut dyn FnMut(&[u8]) -> Result<(), EngineError>) -> Result<(), EngineError> {
+        let mut buffer = vec![0; CHUNK];
+        for file in &self.gathered.files {
+            let (mut open, path) = self.files.open(file)?;
+            let mut search = self.secrets.search();
+            let mut left = file.facts.size;
+            while left > 0 {
+                let piece = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK);
+                let bytes = &mut buffer[..piece];
+                open.read_exact(bytes).map_err(|error| match error.kind() {
+                    std::io::ErrorKind::UnexpectedEof => EngineError::Changed { path: path.clone() },
+                    _ => EngineError::io("read", &path, error),
+                })?;
+                if let Some(variable) = search.see(bytes) {
+                    let why = format!(
+                        "has the value of ${variable} in it: a bundle would carry it to other nodes; start the engine without it, or \
+                         remove the file"
+                    );
+                    return Err(EngineError::refused(path.display().to_string(), why));
+                }
+                push(bytes)?;
+                left -= piece as u64;
+            }
+            check_unchanged(&open, file, &path)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,432 @@
+//! The shared origin: where nodes give bundles to each other. A directory or a bucket has
+//!
+//! ```text
+//! packs/<blake3>.zst          a pack (zstd, seekable), by the digest of what it gives
+//! bundles/<id>.json           a document
+//! bundles/<id>.sig            its signature
+//! keys/<engine key>.json      which bundle it is for a key
+//! ```
+//!
+//! They are written in this order, so that who finds a key finds all of it; what a kill leaves is named by its digest and found
+//! again by the next. Whoever is first at a key stays there ([`Existing::Keep`]), and a newer version takes its place only if it
+//! came out of what stands there, or was asked to. The places know no comparison of both: of two that replace at once one is lost,
+//! and its nodes have theirs all the same.
+//!
+//! Nothing of it is believed: a document is held against its id, its signature and the key it was asked for; a pack against the
+//! document. Whoever may write there can take bundles away and put older ones back, and no more than that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+use super::capture::Publication;
+use super::config::Config;
+use super::library::{Refusal, Refused};
+use super::seekable::{Table, compress, decompress};
+use super::service::Engines;
+use super::shelf::{self, Held};
+use super::{EngineError, blocking};
+use crate::digest::{GROUP_BYTES, Hash};
+use crate::model::sink::{Content, Existing, Put, Sink, Stored};
+use crate::model::source::{Origin, RemoteFile, SourceError};
+use crate::model::{
+    BUNDLE_DOCUMENT_LIMIT, Bundle, BundleId, FilePath, FlightKey, OriginId, Pack, Rights, SIGNATURE_LIMIT, Signature,
+    Tenant,
+};
+use crate::origin::Origins;
+use crate::store::{BlobHold, Partial, Store};
+use crate::sys::durable::temporary_name;
+use crate::telemetry::metrics::Which;
+
+/// The place.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    sink: Arc<dyn Sink>,
+    source: Arc<dyn Origin>,
+    id: OriginId,
+}
+
+/// What is for a key.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pointer {
+    format: String,
+    version: u32,
+    key: Hash,
+    bundle: BundleId,
+}
+
+/// A bundle at the shared origin that may be restored, without its pack.
+#[derive(Debug)]
+struct Offered {
+    bundle: Bundle,
+    signature: Signature,
+}
+
+/// Nothing; a bundle that was fetched; or one that is refused, and why.
+pub(super) type Fetched = Option<Result<(), Box<Refused>>>;
+
+/// Tries of a request that fails for a moment, and the first wait between them.
+const TRIES: u32 = 4;
+const WAIT: Duration = Duration::from_millis(250);
+/// Frames asked for with one request, and requests at once: 96 MiB of a pack under way, and as many connections as a bucket needs
+/// to fill a link of some Gbit/s.
+const FRAMES_A_REQUEST: usize = 4;
+const REQUESTS: usize = 6;
+/// Largest pointer.
+const POINTER_LIMIT: usize = 4096;
+
+// === impl Shared ===
+
+impl Shared {
+    /// The place that is configured, if one is.
+    pub(super) fn new(config: &Config, origins: &Origins) -> Result<Option<Self>, EngineError> {
+        let wrong = |detail| EngineError::refused("engines.origin", detail);
+        let Some(reference) = config.shared().map_err(wrong)? else { return Ok(None) };
+        let (sink, source) = (origins.sink(&reference, &Rights::Own)?, origins.open(&reference, &Rights::Own)?);
+        Ok(Some(Self { sink, source, id: origins.identity(&reference) }))
+    }
+
+    async fn head(&self, path: &FilePath) -> Result<Option<Stored>, SourceError> {
+        again(|| self.sink.head(path)).await
+    }
+
+    fn remote(&self, path: &FilePath, stored: &Stored) -> RemoteFile {
+        RemoteFile {
+            path: path.clone(),
+            size: stored.size,
+            locator: self.sink.locator(path),
+            validator: stored.validator.clone(),
+            declared: Vec::new(),
+            blake3: None,
+            outboard: None,
+        }
+    }
+
+    async fn range(&self, file: &RemoteFile, range: std::ops::Range<u64>) -> Result<Vec<u8>, SourceError> {
+        again(|| collect(self.source.as_ref(), file, range.clone())).await
+    }
+
+    /// A small object, whole; `None` if it is not there.
+    async fn small(&self, path: &FilePath, limit: usize) -> Result<Option<Vec<u8>>, EngineError> {
+        let Some(stored) = self.head(path).await? else { return Ok(None) };
+        if stored.size > limit as u64 {
+            let detail = format!("it has {} bytes, the limit is {limit}", stored.size);
+            return Err(EngineError::Corrupt { what: self.sink.locator(path), detail });
+        }
+        Ok(Some(self.range(&self.remote(path, &stored), 0..stored.size).await?))
+    }
+
+    /// The bundle that stands at a key.
+    async fn pointer(&self, key: &Hash) -> Result<Option<BundleId>, EngineError> {
+        let path = path(format!("keys/{key}.json"))?;
+        let Some(text) = self.small(&path, POINTER_LIMIT).await? else { return Ok(None) };
+        let corrupt = |detail: String| EngineError::Corrupt { what: self.sink.locator(&path), detail };
+        let pointer: Pointer = serde_json::from_slice(&text).map_err(|error| corrupt(error.to_string()))?;
+        if (pointer.format.as_str(), pointer.version, pointer.key) != ("preheat-engine", 1, *key) {
+            return Err(corrupt("it is not for this key, or of another format".to_owned()));
+        }
+        Ok(Some(pointer.bundle))
+    }
+
+    async fn put(&self, path: &FilePath, content: Content, existing: Existing) -> Result<Put, EngineError> {
+        Ok(self.sink.put(path, &content, existing, Arc::new(|_| {})).await?)
+    }
+
+    /// Fetches a pack into the store, going on where an earlier fetch broke off.
+    async fn fetch_pack(&self, store: &Store, pack: Pack) -> Result<BlobHold, EngineError> {
+        let object_path = path(format!("packs/{}.zst", pack.blake3))?;
+        let missing =
+            || EngineError::Corrupt { what: self.sink.locator(&object_path), detail: "it is missing".to_owned() };
+        let stored = self.head(&object_path).await?.ok_or_else(missing)?;
+        let object = self.remote(&object_path, &stored);
+        let length = Table::length(pack.size).min(stored.size);
+        let tail = self.range(&object, stored.size - length..stored.size).await?;
+        let table = Table::parse(&tail, stored.size, pack.size)?;
+        let key = FlightKey::new(&Tenant::node(), &self.id, object_path.as_str(), "-", pack.size);
+        let keeper = store.clone();
+        let partial = blocking(move || {
+            let reservation = keeper.reserve(keeper.cost_to_begin(&key, pack.size), &[key])?;
+            Ok(Arc::new(keeper.begin(key, pack.size, &reservation)?))
+        })
+        .await?;
+        if table.frames.is_empty() {
+            let partial = Arc::clone(&partial);
+            blocking(move || write_groups(&partial, 0, &[])).await?;
+        }
+        let missing = partial.missing();
+        let is_missing = |frame: usize| {
+            let raw = table.raw(frame);
+            let groups = raw.start / GROUP_BYTES..raw.end.div_ceil(GROUP_BYTES);
+            missing.iter().any(|run| run.start < groups.end && groups.start < run.end)
+        };
+        let frames: Vec<usize> = (0..table.frames.len()).filter(|frame| is_missing(*frame)).collect();
+        // Neighbours are asked for together.
+        let requests = frames.chunk_by(|one, next| one + 1 == *next).flat_map(|run| run.chunks(FRAMES_A_REQUEST));
+        let fetches = requests.map(|frames| self.fetch_frames(&object, &table, frames, &partial));
+        let fetches: Vec<_> = fetches.collect();
+        stream::iter(fetches).buffer_unordered(REQUESTS).try_collect::<()>().await?;
+        let partial = Arc::into_inner(partial).ok_or(EngineError::Defect)?;
+        blocking(move || Ok(partial.complete(Some(pack.blake3), &[])?)).await
+    }
+
+    async fn fetch_frames(
+        &self,
+        object: &RemoteFile,
+        table: &Table,
+        frames: &[usize],
+        partial: &Arc<Partial>,
+    ) -> Result<(), EngineError> {
+        let (Some(first), Some(last)) = (frames.first(), frames.last()) else { return Ok(()) };
+        let start = table.frames[*first].start;
+        let bytes = self.range(object, start..table.frames[*last].end).await?;
+        let pieces: Vec<_> = frames.iter().map(|frame| (table.frames[*frame].clone(), table.raw(*frame))).collect();
+        let partial = Arc::clone(partial);
+        blocking(move || {
+            for (packed, raw) in pieces {
+                let frame = &bytes[(packed.start - start) as usize..(packed.end - start) as usize];
+                let unpacked = decompress(frame, (raw.end - raw.start) as usize)?;
+                write_groups(&partial, raw.start / GROUP_BYTES, &unpacked)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Writes all of a bundle. False: another stands at its key, and stays there.
+    async fn publish(&self, store: &Store, publication: &Publication) -> Result<bool, EngineError> {
+        let Publication { held, replaces } = publication;
+        let (Some(signature), Some(pack)) = (&held.signature, held.bundle.pack) else { return Ok(false) };
+        let key = held.bundle.key.digest();
+        let standing = match self.pointer(&key).await {
+            // Whatever stands there is of no use to anybody.
+            Err(EngineError::Corrupt { .. }) => None,
+            standing => standing?,
+        };
+        let gives_way = match (standing, replaces) {
+            (None, _) | (Some(_), Some(None)) => true,
+            (Some(theirs), _) if theirs == held.id => return Ok(true),
+            (Some(theirs), Some(Some(older))) => theirs == *older,
+            (Some(_), None) => false,
+        };
+        if !gives_way {
+            return Ok(false);
+        }
+        self.publish_pack(store, held, pack).await?;
+        let document = Content::Bytes(held.document.to_vec().into());
+        self.put(&path(format!("bundles/{}.json", held.id))?, document, Existing::Keep).await?;
+        let signature = Content::Bytes(signature.to_json().into());
+        // The same document may have been signed by another key: ours is the one that is known to fit.
+        self.put(&path(format!("bundles/{}.sig", held.id))?, signature, Existing::Replace).await?;
+        let pointer = Pointer { format: "preheat-engine".to_owned(), version: 1, key, bundle: held.id };
+        let pointer = Content::Bytes(serde_json::to_vec(&pointer).unwrap_or_default().into());
+        let existing = if replaces.is_some() && standing.is_some() { Existing::Replace } else { Existing::Keep };
+        let put = self.put(&path(format!("keys/{key}.json"))?, pointer, existing).await?;
+        Ok(put == Put::Created || self.pointer(&key).await? == Some(held.id))
+    }
+
+    async fn publish_pack(&self, store: &Store, held: &Held, pack: Pack) -> Result<(), EngineError> {
+        let object = path(format!("packs/{}.zst", pack.blake3))?;
+        if self.head(&object).await?.is_some() {
+            return Ok(());
+        }
+        let (store, held) = (store.clone(), held.clone());
+        let (temporary, size, _room) = blocking(move || {
+            let room = store.reserve(pack.size, &[])?;
+            let temporary = store.engines_directory().1.join(temporary_name());
+            let removed = Temporary(temporary.clone());
+            let size = compress(&held.open_pack()?.0, pack.size, &temporary)?;
+            Ok((removed, size, room))
+        })
+        .await?;
+        let content = Content::File { path: temporary.0.clone(), size, blake3: None };
+        self.put(&object, content, Existing::Keep).await.map(drop)
+    }
+}
+
+/// A file that goes with this value.
+#[derive(Debug)]
+struct Temporary(std::path::PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // What stays is swept when the store is opened.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+// === impl Engines ===
+
+impl Engines {
+    /// Brings what the shared origin has for a key to the node, for all who may ask it. Goes on when nobody waits any more.
+    pub(super) async fn fetch(&self, scope: &Tenant, key: &Hash) -> Result<Fetched, EngineError> {
+        let (engines, scope, key) = (self.clone(), scope.clone(), *key);
+        let fetch = self.inner.background.spawn("engine fetch", async move {
+            let outcome = engines.fetch_now(&scope, &key).await;
+            let which = match &outcome {
+                Ok(None) => "absent",
+                Ok(Some(Ok(()))) => "fetched",
+                Ok(Some(Err(_))) => "refused",
+                Err(_) => "failed",
+            };
+            engines.inner.metrics.engine_shared.get_or_create(&Which { which }).inc();
+            outcome
+        });
+        fetch.await.ok().flatten().unwrap_or(Err(EngineError::Defect))
+    }
+
+    async fn fetch_now(&self, scope: &Tenant, key: &Hash) -> Result<Fetched, EngineError> {
+        let Some(shared) = &self.inner.shared else { return Ok(None) };
+        let _turn = self.turn(&Tenant::node(), key).await;
+        let Some(id) = shared.pointer(key).await? else { return Ok(None) };
+        let here = shelf::records(&self.inner.store, &[Tenant::node()], Some(key));
+        if here.iter().any(|model| shelf::id_of(model) == Some(id)) {
+            // Somebody else has fetched it while we waited; what there is against it has been said.
+            return Ok(Some(Ok(())));
+        }
+        let refused = |why| Ok(Some(Err(Box::new(Refused { bundle: None, id: Some(id), why }))));
+        let Offered { bundle, signature } = match self.offered(shared, key, id).await? {
+            Ok(offered) => offered,
+            Err(why) => return refused(why),
+        };
+        let Some(pack) = bundle.pack else {
+            return refused(Refusal::Unavailable { detail: "it is used in place and is not shared".to_owned() });
+        };
+        let limit = self.inner.policy.config().bundle_bytes_max.0;
+        if pack.size > limit {
+            return refused(Refusal::TooLarge { bytes: pack.size, limit });
+        }
+        let pack = match shared.fetch_pack(&self.inner.store, pack).await {
+            Ok(pack) => pack,
+            Err(error @ EngineError::Corrupt { .. }) => {
+                return refused(Refusal::Corrupt { detail: error.to_string() });
+            }
+            Err(EngineError::Store(error)) if error.kind() == crate::base::ErrorKind::Corrupt => {
+                return refused(Refusal::Corrupt { detail: error.to_string() });
+            }
+            Err(error) => return Err(error),
+        };
+        let (engines, scope, key) = (self.clone(), scope.clone(), *key);
+        blocking(move || {
+            let store = &engines.inner.store;
+            shelf::put(store, &Tenant::node(), Some(&scope), &bundle, Some(&signature), pack)?;
+            engines.keep_versions(&Tenant::node(), &key);
+            Ok(Some(Ok(())))
+        })
+        .await
+    }
+
+    /// The document and signature of a bundle at the shared origin, checked.
+    async fn offered(
+        &self,
+        shared: &Shared,
+        key: &Hash,
+        id: BundleId,
+    ) -> Result<Result<Offered, Refusal>, EngineError> {
+        let corrupt = |detail: String| Ok(Err(Refusal::Corrupt { detail }));
+        let document = shared.small(&path(format!("bundles/{id}.json"))?, BUNDLE_DOCUMENT_LIMIT).await?;
+        let Some(document) = document else { return corrupt(format!("document {id} is missing")) };
+        if BundleId::of(&document) != id {
+            return corrupt(format!("document {id} hashes to {}", BundleId::of(&document)));
+        }
+        let signature = shared.small(&path(format!("bundles/{id}.sig"))?, SIGNATURE_LIMIT).await?;
+        let signature = match signature.map(|text| Signature::parse(&text)).transpose() {
+            Ok(signature) => signature,
+            Err(error) => return Ok(Err(Refusal::BadSignature { detail: error.to_string() })),
+        };
+        // Before anything in the document is looked at.
+        if let Err(why) = self.inner.policy.vouched(id, &document, signature.as_ref()) {
+            return Ok(Err(why));
+        }
+        let Some(signature) = signature else { return Ok(Err(Refusal::Unsigned)) };
+        let bundle = match Bundle::parse(&document) {
+            Ok(bundle) => bundle,
+            Err(error) => return corrupt(error.to_string()),
+        };
+        if bundle.key.digest() != *key {
+            return Ok(Err(Refusal::OtherKey { key: bundle.key.digest().to_string() }));
+        }
+        Ok(Ok(Offered { bundle, signature }))
+    }
+
+    /// Publishes without anybody waiting for it.
+    pub(super) fn publish_later(&self, publication: Publication) {
+        if self.inner.shared.is_none() {
+            return;
+        }
+        let engines = self.clone();
+        // The handle is not needed: closing the gate waits for it.
+        let _publishing = self.inner.background.spawn("engine publish", async move {
+            let Some(shared) = &engines.inner.shared else { return };
+            let id = publication.held.id;
+            let which = match shared.publish(&engines.inner.store, &publication).await {
+                Ok(true) => {
+                    tracing::info!(bundle = %id, "an engine bundle is published");
+                    "published"
+                }
+                Ok(false) => {
+                    tracing::info!(bundle = %id, "an engine bundle is not published: another stands at its key");
+                    "existed"
+                }
+                Err(error) => {
+                    tracing::warn!(bundle = %id, %error, "an engine bundle could not be published; the next capture tries again");
+                    "failed"
+                }
+            };
+            engines.inner.metrics.engine_shared.get_or_create(&Which { which }).inc();
+        });
+    }
+}
+
+/// Writes consecutive groups and notes them as received. Blocking.
+fn write_groups(partial: &Partial, first: u64, bytes: &[u8]) -> Result<(), EngineError> {
+    let groups = bytes.chunks(GROUP_BYTES as usize).chain(bytes.is_empty().then_some(bytes));
+    for (index, group) in (first..).zip(groups) {
+        let cv = partial.write_group(index, group)?;
+        partial.received(index, &[cv])?;
+    }
+    Ok(())
+}
+
+fn path(text: String) -> Result<FilePath, EngineError> {
+    FilePath::new(text).map_err(|error| EngineError::refused("engines.origin", error.to_string()))
+}
+
+/// Tries again what fails for a moment.
+async fn again<T, F>(mut call: impl FnMut() -> F) -> Result<T, SourceError>
+where
+    F: Future<Output = Result<T, SourceError>>,
+{
+    let mut wait = WAIT;
+    for _ in 1..TRIES {
+        match call().await {
+            Err(error) if error.kind().is_retryable() => {}
+            outcome => return outcome,
+        }
+        tokio::time::sleep(wait).await;
+        wait *= 2;
+    }
+    call().await
+}
+
+async fn collect(source: &dyn Origin, file: &RemoteFile, range: std::ops::Range<u64>) -> Result<Vec<u8>, SourceError> {
+    let wanted = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+    let mut body = source.open(file, range.clone()).await?;
+    let mut skip = range.start - body.start.min(range.start);
+    let mut bytes = Vec::with_capacity(wanted.min(64 << 20));
+    while bytes.len() < wanted {
+        let Some(piece) = body.stream.next().await else { break };
+        let piece = piece?;
+        let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
+        skip -= passed as u64;
+        let take = (piece.len() - passed).min(wanted - bytes.len());
+        bytes.extend_from_slice(&piece[passed..passed + take]);
+    }
+    if bytes.len() == wanted {
+        return Ok(bytes);
+    }
+    let detail = format!("{} bytes came of {wanted}", bytes.len());
+    Err(SourceError::Unavailable { what: file.locator.clone(), detail })
+}

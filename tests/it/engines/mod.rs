@@ -1,3 +1,0 @@
-//! Compiled engines: what decides whether one is reused.
-
-mod keys;
