@@ -37,10 +37,12 @@ pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Resul
     let origins = Origins::new(settings.origins.clone())?;
     let bound = doors::bind(&settings.server, address).await?;
     let metrics = Arc::new(Metrics::new());
+    let disk = settings.store.start_disk()?;
+    metrics.disk.get_or_create(&Which { which: disk.kind().name() }).set(1);
     let store = {
         let root = settings.store.root.clone();
         let admissions = settings.access.admissions();
-        let options = Options { admissions, ..settings.store.options().context("read the boot id")? };
+        let options = Options { admissions, disk: Some(disk), ..settings.store.options().context("read the boot id")? };
         let holder = Holder { role: "serve".to_owned(), pid: std::process::id() };
         tokio::task::spawn_blocking(move || Store::open(&root, &holder, options)).await??
     };

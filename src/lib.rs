@@ -22,7 +22,7 @@
 //! | 2      | `store`     |                  | bytes at rest: layout, partials, sealing, pins, space, eviction, recovery, scrub |
 //! | 3      | `transfer`  | not `origin`     | bytes in motion: plan, schedule, flights, pace, retry; sources only as `dyn RangeSource` |
 //! | 4      | `access`    |                  | who may read what: identities, proofs, grants, quotas |
-//! | 4      | `engines`   |                  | compiled engines: bundles captured, signed, kept, shared and restored |
+//! | 4      | `engines`   |                  | compiled engines: fingerprint, profiles, bundles, trust, and the run that proves their use |
 //! | 4      | `placement` |                  | plain files at a place: a directory hashed, published into an origin, taken into a store |
 //! | 5      | `prewarm`   |                  | the job that takes a reference to a warm model, and what it answers meanwhile |
 //! | roof   | `doors`     |                  | inbound: HTTP over TCP and the local socket, limits, problem documents, client |
@@ -95,7 +95,9 @@ pub mod store;
 pub mod transfer;
 
 pub mod access;
+
 pub mod engines;
+
 pub mod placement;
 
 pub mod prewarm;

@@ -6,9 +6,12 @@ use crate::access::TokenError;
 use crate::base::ErrorKind;
 use crate::doors::client::ClientError;
 use crate::doors::{BindError, ConfigError};
+use crate::engines::fingerprint::FingerprintError;
+use crate::model::engine::KeyError;
 use crate::model::source::SourceError;
 use crate::placement::PlacementError;
 use crate::store::StoreError;
+use crate::sys::disk::DiskError;
 use crate::transfer::TransferError;
 
 /// An error that the command line itself finds.
@@ -40,6 +43,9 @@ pub(super) fn kind_of(error: &anyhow::Error) -> ErrorKind {
             .or_else(|| told::<TransferError>(link, TransferError::kind))
             .or_else(|| told::<SourceError>(link, SourceError::kind))
             .or_else(|| told::<ClientError>(link, ClientError::kind))
+            .or_else(|| told::<DiskError>(link, DiskError::kind))
+            .or_else(|| told::<FingerprintError>(link, FingerprintError::kind))
+            .or_else(|| told::<KeyError>(link, |_| ErrorKind::Invalid))
             .or_else(|| told::<BindError>(link, BindError::kind))
             .or_else(|| told::<TokenError>(link, |_| ErrorKind::Invalid))
             .or_else(|| told::<ConfigError>(link, |_| ErrorKind::Invalid))

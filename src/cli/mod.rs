@@ -9,6 +9,7 @@ mod config;
 mod demo;
 mod destination;
 mod direct;
+mod engine;
 mod error;
 mod estimate;
 mod exit;
@@ -87,6 +88,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Verb::Models(args) => block_on(until_interrupted(models::run(args))),
         Verb::Push(args) => block_on(push::run(args)),
         Verb::Import(args) => block_on(import::run(args)),
+        Verb::Engine(args) => engine::run(args),
         Verb::Manifest(args) => manifest::run(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Gc(args) => block_on(gc::run(args)),

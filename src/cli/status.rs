@@ -116,6 +116,9 @@ impl Glance {
         has.extend(node.gpus.first().map(|gpu| format!("{} x {gpu}", node.gpus.len())));
         lines.push(format!("  preheat {}, {}", node.version, has.join(", ")));
         lines.push(format!("  store {}: {}", node.root.display(), self.usage()));
+        if let Some(refused) = &node.disk.ring_refused {
+            lines.push(format!("  no io_uring, so a pool of threads reads and writes: {refused}"));
+        }
         let bytes = models.iter().map(|model| model.bytes).sum();
         let kept = models.iter().filter(|model| !model.pins.is_empty()).count();
         lines.push(format!("  {} models, {}, {kept} of them pinned or leased", models.len(), ByteSize(bytes)));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::units::{ByteRate, ByteSize, MIB, Span};
 use crate::store::Options;
+use crate::sys::disk::{Choice, Disk, DiskError};
 
 /// Settings of the store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +25,8 @@ pub struct StoreConfig {
     pub low_watermark: f64,
     /// At most this long between a blob becoming readable and the start of its sealing.
     pub seal_delay: Span,
+    /// Who reads and writes: `io_uring`, a `pool` of threads, or `auto`, which is the first where the kernel gives one.
+    pub disk: Choice,
     /// How fast the scrub reads. Absent: no scrub.
     pub scrub_rate: Option<ByteRate>,
 }
@@ -37,6 +40,7 @@ impl Default for StoreConfig {
             high_watermark: 0.95,
             low_watermark: 0.85,
             seal_delay: Span(Duration::from_millis(500)),
+            disk: Choice::Auto,
             // 1 TiB in two days, at about 2 % of an NVMe disk.
             scrub_rate: Some(ByteRate(8 * MIB)),
         }
@@ -58,6 +62,21 @@ impl StoreConfig {
             problems.push("store.capacity: less than 64MiB holds no model".to_owned());
         }
         problems
+    }
+
+    /// Starts who reads and writes, and says once who that is.
+    ///
+    /// # Errors
+    /// Where a ring is demanded and the kernel gives none.
+    pub fn start_disk(&self) -> Result<Disk, DiskError> {
+        let disk = Disk::start(self.disk)?;
+        let kind = disk.kind();
+        if let Some(refusal) = disk.refusal() {
+            tracing::info!(disk = %kind, %refusal, "the kernel gives no ring; a pool of threads reads and writes");
+        } else {
+            tracing::info!(disk = %kind, "ready to read and write");
+        }
+        Ok(disk)
     }
 
     /// As the store takes them.

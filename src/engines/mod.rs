@@ -18,13 +18,17 @@
 
 mod capture;
 mod config;
+pub mod doctor;
 mod error;
+pub mod fingerprint;
 mod gather;
 mod guard;
 mod library;
 mod local;
 mod packing;
 mod policy;
+pub mod profile;
+mod roots;
 mod secrets;
 mod seekable;
 mod sending;
@@ -42,6 +46,7 @@ pub use library::{
     Refusal, Refused, RunReport, Standing,
 };
 pub use local::LocalLibrary;
+pub use roots::{Root, roots};
 pub use secrets::secrets_of;
 pub use sending::Sending;
 pub use service::{Engines, Opened};

@@ -449,8 +449,20 @@ pub struct NodeView {
     pub root: PathBuf,
     /// What the store holds.
     pub usage: Usage,
+    /// Who reads and writes its files.
+    #[serde(default)]
+    pub disk: DiskView,
     /// Why the store has stopped writing, if it has.
     pub halted: Option<String>,
+}
+
+/// Who reads and writes the store's files.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DiskView {
+    /// `io_uring` or `pool`.
+    pub kind: String,
+    /// Why it is no ring, and what to do about it; null where it is one, or none was wanted.
+    pub ring_refused: Option<String>,
 }
 
 /// `PUT /v1/models/{id}/pins/{pin}`

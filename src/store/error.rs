@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::Holder;
 use crate::base::ErrorKind;
 use crate::digest::Hash;
+use crate::sys::disk::DiskError;
 
 /// Errors of the store port.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +92,9 @@ pub enum StoreError {
         /// The system's word.
         source: std::io::Error,
     },
+    /// Nobody is there to read and write.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The caller broke the protocol (wrong group length, incomplete blob).
     #[error("{detail}")]
     Misuse {
@@ -113,6 +117,7 @@ impl StoreError {
             Self::Missing { .. } | Self::NoStore { .. } => ErrorKind::NotFound,
             Self::Halted { .. } => ErrorKind::Unavailable,
             Self::Io { source, .. } => ErrorKind::of_io(source),
+            Self::Disk(error) => error.kind(),
             Self::Misuse { .. } => ErrorKind::Internal,
         }
     }

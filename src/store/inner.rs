@@ -14,6 +14,7 @@ use super::lock::RootLock;
 use super::{BlobHold, BlobReader, Options, Reservation, StoreError, partial};
 use crate::digest::{Declared, GroupCv, Hash};
 use crate::model::{FlightKey, ModelId};
+use crate::sys::disk::Disk;
 use crate::sys::durable::sync_data;
 use crate::sys::space::Filesystem;
 
@@ -21,6 +22,7 @@ use crate::sys::space::Filesystem;
 pub(super) struct Inner {
     pub(super) layout: Layout,
     pub(super) options: Options,
+    pub(super) disk: Disk,
     pub(super) index: Mutex<Index>,
     pub(super) catalog: Mutex<Catalog>,
     /// One sealing at a time.

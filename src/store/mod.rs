@@ -50,6 +50,7 @@ use self::layout::Layout;
 use self::lock::RootLock;
 use crate::digest::{Declared, Hash};
 use crate::model::{FlightKey, Manifest, ModelId, ModelRecord, Tenant};
+use crate::sys::disk::Disk;
 
 /// Who holds the lock of a root; written into `lock` for the next to read.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -232,9 +233,11 @@ impl Store {
         let lock = RootLock::take(&layout, holder)?;
         layout.prepare()?;
         let (index, catalog) = recover::recover(&layout, &options)?;
+        let disk = options.disk.clone().map_or_else(Disk::of_environment, Ok)?;
         let inner = Inner {
             layout,
             options,
+            disk,
             index: Mutex::new(index),
             catalog: Mutex::new(catalog),
             sealing: Mutex::default(),
@@ -259,6 +262,12 @@ impl Store {
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.inner.options
+    }
+
+    /// Who reads and writes its files.
+    #[must_use]
+    pub fn disk(&self) -> &Disk {
+        &self.inner.disk
     }
 
     /// Why the store has stopped writing, if it has.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Admissions;
 use crate::base::BootId;
 use crate::base::units::{ByteSize, MIB};
+use crate::sys::disk::Disk;
 
 /// Settings of [`super::Store`].
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub struct Options {
     pub seal_delay: Duration,
     /// Who may enter the trees of which scope.
     pub admissions: Admissions,
+    /// Who reads and writes. `None`: started as the environment has it.
+    pub disk: Option<Disk>,
     /// This boot.
     pub boot: BootId,
 }
@@ -51,6 +54,7 @@ impl Options {
             small_bytes: 8 * MIB,
             seal_delay: Duration::from_millis(500),
             admissions: Admissions::new(),
+            disk: None,
             boot,
         }
     }

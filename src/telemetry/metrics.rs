@@ -68,6 +68,8 @@ pub struct Metrics {
     pub store_bytes: Family<Which, Gauge>,
     /// Stable. The cap.
     pub store_capacity_bytes: Gauge,
+    /// Stable. 1 for who reads and writes; `which`: io_uring, pool.
+    pub disk: Family<Which, Gauge>,
     /// Stable. Models published.
     pub models: Gauge,
     /// Stable. Blobs held.
@@ -137,6 +139,7 @@ impl Metrics {
             fetch_seconds: Family::new_with_constructor(seconds),
             store_bytes: Family::default(),
             store_capacity_bytes: Gauge::default(),
+            disk: Family::default(),
             models: Gauge::default(),
             blobs: Gauge::default(),
             evicted_bytes: Counter::default(),
@@ -177,6 +180,7 @@ impl Metrics {
             bytes(),
             metrics.store_capacity_bytes.clone(),
         );
+        registry.register("disk", "Who reads and writes", metrics.disk.clone());
         registry.register("models", "Models published", metrics.models.clone());
         registry.register("blobs", "Blobs held", metrics.blobs.clone());
         registry.register_with_unit("evicted", "Bytes evicted", bytes(), metrics.evicted_bytes.clone());

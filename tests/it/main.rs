@@ -7,6 +7,7 @@ mod cli;
 mod conformance;
 mod definition;
 mod egress;
+mod engines;
 mod engines_local;
 mod engines_shared;
 mod golden;

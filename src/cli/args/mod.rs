@@ -1,11 +1,13 @@
 //! The arguments of every verb, as parsed; validation belongs to the verbs.
 
+mod engine;
 mod node;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(super) use self::engine::{CommandArgs, DoctorArgs, EngineArgs, EngineVerb, FingerprintArgs};
 pub(super) use self::node::{
     CancelArgs, EstimateArgs, PinArgs, PrewarmArgs, PriorityArg, StatusArgs, TierArg, WantedArgs,
 };
@@ -42,6 +44,8 @@ pub(super) enum Verb {
     Push(PushArgs),
     /// Take a directory, or a snapshot of a Hugging Face cache, into a store without a download.
     Import(ImportArgs),
+    /// Compiled engines: their keys, and why they are or are not reused.
+    Engine(EngineArgs),
     /// Write the manifest of a directory to stdout.
     Manifest(ManifestArgs),
     /// Hash everything in a store and compare.

@@ -14,7 +14,7 @@ use crate::base::ErrorKind;
 use crate::doors::Node;
 use crate::doors::problem::problem;
 use crate::doors::reader::Reader;
-use crate::prewarm::wire::{GcReport, GcRequest, NodeView, Problem};
+use crate::prewarm::wire::{DiskView, GcReport, GcRequest, NodeView, Problem};
 use crate::sys::host::HostFacts;
 use crate::telemetry::metrics::CONTENT_TYPE;
 
@@ -60,6 +60,10 @@ pub(super) async fn facts(State(node): State<Node>) -> Answer<Json<NodeView>> {
         gpus,
         root: node.store.root().to_owned(),
         usage,
+        disk: DiskView {
+            kind: node.store.disk().kind().name().to_owned(),
+            ring_refused: node.store.disk().refusal().map(ToString::to_string),
+        },
         halted: node.store.halted().map(str::to_owned),
     }))
 }

@@ -57,6 +57,8 @@ const ORDER: &[&str] = &[
     "file.*",
     "env.*",
     "cpu.*",
+    "path.home",
+    "path.xdg_cache",
     "path.*",
 ];
 
@@ -80,7 +82,7 @@ const CAUSES: &[(&str, &[&str])] = &[
     ("cpu.*", &["cpu.arch"]),
     ("model.*", &["model.reference"]),
     ("path.xdg_cache", &["path.home"]),
-    ("path.cache_root", &["path.home"]),
+    ("path.cache_root.*", &["path.home", "path.xdg_cache"]),
 ];
 
 // === impl EngineKey ===

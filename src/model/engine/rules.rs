@@ -63,6 +63,7 @@ const RULES: &[(&str, Rule, Rule)] = &[
     ("cpu.*", Soft, Soft),
     ("model.weights", HardIfWeights, Leave),
     ("model.*", Hard, Leave),
+    ("parallel.node_rank", Hard, Hard),
     ("parallel.*", Hard, Leave),
     ("argv.*", Hard, Leave),
     ("file.*", Hard, Leave),

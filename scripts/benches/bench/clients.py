@@ -1,0 +1,112 @@
+"""The clients: how each is told to bring a model, with the settings that serve it best.
+
+A client is given an empty directory and leaves the model's large files in it, or somewhere below it. Each starts as a process
+of its own, so that what it costs to start is part of what it takes.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+PROGRAMS = Path(__file__).with_name("programs")
+VENV = Path(sys.executable).parent
+
+
+@dataclasses.dataclass
+class Client:
+    """One line of a table."""
+
+    name: str
+    checks: str
+    """What it proves of the bytes."""
+    command: Callable
+    """The words of its command line, given the directory that it writes to."""
+    environment: dict = dataclasses.field(default_factory=dict)
+    keeps: bool = True
+    """Leaves the files, which are then compared in size with the model's."""
+    peer: bool = True
+    """Another program that people use; not a limit of the machine, and not preheat."""
+
+
+def environment(**more):
+    """What every client runs with: nothing of the caller's own settings for preheat, AWS or hubs, and no proxies."""
+    drop = ("PREHEAT_", "AWS_", "HF_", "RUNAI_", "HTTP_", "HTTPS_", "ALL_", "http_", "https_", "all_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(drop)}
+    return clean | {"PYTHONDONTWRITEBYTECODE": "1", "NO_PROXY": "*"} | more
+
+
+def s3_environment(web):
+    """For clients of `web` as a bucket."""
+    return {
+        "AWS_ENDPOINT_URL": web.url,
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "y",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ALLOW_HTTP": "true",
+    }
+
+
+def preheat(program, reference, name="preheat fetch", checks="BLAKE3", **more):
+    """`preheat fetch` without a daemon, from nothing to the published tree."""
+    def command(out):
+        return [program, "fetch", reference, "--root", out / "root", "--direct"]
+    return Client(name, checks, command, more, peer=False)
+
+
+def curl(urls, keep=True):
+    """One curl for each file, all at once."""
+    def command(out):
+        words = [f"curl -sSf -o {str(out / url.rsplit('/', 1)[1]) if keep else '/dev/null'} {url} &" for url in urls]
+        return ["sh", "-c", " ".join(words) + " wait"]
+    return Client(f"curl × {len(urls)}" + ("" if keep else " → /dev/null"), "nothing", command, keeps=keep, peer=keep)
+
+
+def s5cmd(web, bucket, prefix, keys):
+    """All objects at once, eight parts of each at once."""
+    def command(out):
+        words = out.parent / f"{out.name}.s5cmd"
+        words.write_text("".join(f"cp --concurrency 8 s3://{bucket}/{prefix}/{key} {out}/\n" for key in keys))
+        return [VENV / "s5cmd", "--endpoint-url", web.url, "--no-sign-request", "run", words]
+    return Client("s5cmd", "nothing", command, s3_environment(web))
+
+
+def awscrt(web, bucket, prefix, keys):
+    """AWS's common runtime through its Python binding."""
+    def command(out):
+        return [VENV / "python3", PROGRAMS / "awscrt_get.py", web.url.removeprefix("http://"), bucket, prefix, out, *keys]
+    return Client("awscrt", "nothing", command, s3_environment(web))
+
+
+def boto3(web, bucket, prefix, keys):
+    """boto3's managed transfer."""
+    def command(out):
+        return [VENV / "python3", PROGRAMS / "boto3_get.py", web.url, bucket, prefix, out, *keys]
+    return Client("boto3", "nothing", command, s3_environment(web))
+
+
+def hf(web, repository, **more):
+    """`hf download` of a repository."""
+    def command(out):
+        return [VENV / "hf", "download", repository, "--local-dir", out / "model", "--max-workers", "8"]
+    settings = {"HF_ENDPOINT": web.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return Client("hf download", "sizes", command, settings | more)
+
+
+def aria2(urls):
+    """All files at once over eight connections in all."""
+    def command(out):
+        words = out.parent / f"{out.name}.aria2"
+        words.write_text("".join(f"{url}\n" for url in urls))
+        each = max(1, 8 // len(urls))
+        return ["aria2c", "-q", "-i", words, "-d", out, "-j", len(urls), "-x", each, "-s", each, "--file-allocation=none", "--no-conf"]
+    return Client("aria2c", "nothing", command)
+
+
+def floor(yardstick, web, prefix, files, connections=4):
+    """The least that a verified fetch can be."""
+    def command(out):
+        return [yardstick, "floor", web.url.removeprefix("http://"), f"/{prefix}/", *files, "--out", out, "--connections", connections]
+    return Client("floor: receive, hash, write", "BLAKE3", command, peer=False)

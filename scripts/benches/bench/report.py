@@ -1,0 +1,68 @@
+"""What was measured, as a table for people and JSON for programs."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+
+def machine():
+    """Facts that a figure means nothing without."""
+    cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo", encoding="utf-8") if line.startswith("model name")), "unknown")
+    memory = next(int(line.split()[1]) * 1024 for line in open("/proc/meminfo", encoding="ascii") if line.startswith("MemTotal"))
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_bytes": memory,
+        "kernel": platform.release(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def revision(repository):
+    """The commit that was measured, with a mark when the tree was changed."""
+    words = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return done.stdout.strip() or None
+
+
+def clients_table(lines, base):
+    """Markdown: one line a client; ratios are to `base`."""
+    first = lines[base]
+    rows = [
+        "| client | checks | GB/s | client CPU-s/GB | server CPU-s/GB | peak RSS | speed ÷ preheat | CPU ÷ preheat |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, line in lines.items():
+        mark = " ¹" if line["flags"] else ""
+        rows.append(
+            f"| {name}{mark} | {line['checks']} | {line['gb_per_second']:.2f} | {line['client_cpu_per_gb']:.2f} | {line['server_cpu_per_gb']:.2f} "
+            f"| {line['peak_rss'] / 2**20:.0f} MiB | {line['gb_per_second'] / first['gb_per_second']:.2f} "
+            f"| {line['client_cpu_per_gb'] / first['client_cpu_per_gb']:.2f} |"
+        )
+    if any(line["flags"] for line in lines.values()):
+        flags = sorted({flag for line in lines.values() for flag in line["flags"]})
+        rows += ["", "¹ " + "; ".join(flags)]
+    return "\n".join(rows)
+
+
+def limits_table(limits):
+    """Markdown: the machine's own limits."""
+    names = {
+        "memcpy_core": "memcpy, one core", "memcpy_all": "memcpy, all cores", "loopback": "TCP over loopback",
+        "blake3_core": "BLAKE3, one core", "sha256_core": "SHA-256, one core",
+        "disk_write_1": "disk write, O_DIRECT, depth 1", "disk_write_8": "depth 8", "disk_write_32": "depth 32",
+        "disk_read_1": "disk read, O_DIRECT, depth 1", "disk_read_8": "depth 8", "disk_read_32": "depth 32",
+    }
+    rows = ["| limit of the machine | GB/s |", "|---|--:|"]
+    rows += [f"| {text} | {limits[name]:.2f} |" for name, text in names.items() if name in limits]
+    return "\n".join(rows)
+
+
+def write_json(path, facts):
+    """Whole or not at all."""
+    part = Path(f"{path}.part")
+    part.write_text(json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    part.rename(path)

@@ -1,0 +1,15 @@
+//! `preheat engine`: compiled engines, their keys, and why they are or are not reused.
+
+mod doctor;
+mod fingerprint;
+
+use std::process::ExitCode;
+
+use super::args::{EngineArgs, EngineVerb};
+
+pub(super) fn run(args: EngineArgs) -> anyhow::Result<ExitCode> {
+    match args.what {
+        EngineVerb::Fingerprint(args) => fingerprint::run(args),
+        EngineVerb::Doctor(args) => doctor::run(args),
+    }
+}

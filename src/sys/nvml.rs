@@ -1,0 +1,247 @@
+//! NVML by `dlopen`: the driver's library is on machines with the driver and nowhere else, so nothing is linked against it. Only
+//! reading calls, and the library is shut down and closed again before the process goes on to anything else.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+
+/// One GPU, or one slice of one, as NVML tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its name; of a slice with ` MIG ` and the profile after it.
+    pub name: String,
+    /// `GPU-...` or `MIG-...`
+    pub uuid: Option<String>,
+    /// Major, minor.
+    pub capability: Option<(u32, u32)>,
+    /// Multiprocessors; told of slices only.
+    pub multiprocessors: Option<u32>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Version of the video BIOS.
+    pub vbios: Option<String>,
+    /// Whether memory is corrected.
+    pub ecc: Option<bool>,
+}
+
+/// The library, initialised until it is dropped.
+#[derive(Debug)]
+pub struct Library {
+    handle: *mut c_void,
+}
+
+const NAME: &str = "libnvidia-ml.so.1";
+const SUCCESS: c_int = 0;
+/// Longest string of any call used here.
+const TEXT: usize = 96;
+
+type Handle = *mut c_void;
+
+#[repr(C)]
+struct Memory {
+    total: u64,
+    free: u64,
+    used: u64,
+}
+
+#[repr(C)]
+struct Attributes {
+    multiprocessors: c_uint,
+    engines: [c_uint; 5],
+    slices: [c_uint; 2],
+    memory_mib: u64,
+}
+
+// === impl Library ===
+
+impl Library {
+    /// Opens `path`, or the driver's own; none where there is no such library.
+    ///
+    /// # Errors
+    /// When it is there and cannot be used, in words.
+    #[cfg(feature = "nvml")]
+    pub fn open(path: Option<&str>) -> Result<Option<Self>, String> {
+        let Ok(name) = CString::new(path.unwrap_or(NAME)) else { return Err("its name has a NUL".to_owned()) };
+        // SAFETY: the name is NUL-terminated; loading runs the library's initialisers, which the driver's maker answers for.
+        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        if handle.is_null() {
+            return match path {
+                Some(path) => Err(format!("{path} cannot be loaded")),
+                None => Ok(None),
+            };
+        }
+        let library = Self { handle };
+        let init = library.function("nvmlInit_v2").ok_or("it has no nvmlInit_v2")?;
+        // SAFETY: nvmlInit_v2 takes nothing and returns a code.
+        let code = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(init)() };
+        // Without a driver that runs there is nothing for the other sources to say either, but they may know why.
+        if code == SUCCESS { Ok(Some(library)) } else { Err(format!("nvmlInit_v2 answers {code}")) }
+    }
+
+    /// This build does not look.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(not(feature = "nvml"))]
+    pub fn open(_path: Option<&str>) -> Result<Option<Self>, String> {
+        Ok(None)
+    }
+
+    /// Version of the driver.
+    #[must_use]
+    pub fn driver(&self) -> Option<String> {
+        let call = self.function("nvmlSystemGetDriverVersion")?;
+        // SAFETY: the documented signature is (char *, unsigned).
+        let call = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(*mut c_char, c_uint) -> c_int>(call) };
+        text(|buffer, length| call(buffer, length))
+    }
+
+    /// Newest CUDA that the driver runs.
+    #[must_use]
+    pub fn driver_cuda(&self) -> Option<String> {
+        let call = self.function("nvmlSystemGetCudaDriverVersion_v2")?;
+        // SAFETY: the documented signature is (int *).
+        let call = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(*mut c_int) -> c_int>(call) };
+        let mut version = 0;
+        (call(&raw mut version) == SUCCESS).then(|| format!("{}.{}", version / 1000, version % 1000 / 10))
+    }
+
+    /// All devices in NVML's order; of a GPU that is cut up, its slices.
+    ///
+    /// # Errors
+    /// Which call failed.
+    pub fn devices(&self) -> Result<Vec<Device>, String> {
+        let mut count = 0;
+        self.number("nvmlDeviceGetCount_v2", &mut count)?;
+        let mut devices = Vec::new();
+        for index in 0..count {
+            let gpu = self.by_index("nvmlDeviceGetHandleByIndex_v2", index)?;
+            match self.slices(gpu) {
+                Some(slices) => devices.extend(
+                    slices.into_iter().map(|slice| self.describe(slice, Some(gpu))).collect::<Result<Vec<_>, _>>()?,
+                ),
+                None => devices.push(self.describe(gpu, None)?),
+            }
+        }
+        Ok(devices)
+    }
+
+    fn describe(&self, device: Handle, whole: Option<Handle>) -> Result<Device, String> {
+        let whole = whole.unwrap_or(device);
+        let name = self.string("nvmlDeviceGetName", device).ok_or("nvmlDeviceGetName fails")?;
+        Ok(Device {
+            name,
+            uuid: self.string("nvmlDeviceGetUUID", device),
+            capability: self.pair("nvmlDeviceGetCudaComputeCapability", whole),
+            multiprocessors: self.multiprocessors(device),
+            memory: self.memory(device),
+            vbios: self.string("nvmlDeviceGetVbiosVersion", whole),
+            ecc: self.pair("nvmlDeviceGetEccMode", whole).map(|(now, _)| now == 1),
+        })
+    }
+
+    /// The slices of a GPU that is in that mode.
+    fn slices(&self, gpu: Handle) -> Option<Vec<Handle>> {
+        let (mode, _) = self.pair("nvmlDeviceGetMigMode", gpu)?;
+        if mode != 1 {
+            return None;
+        }
+        let most = self.function("nvmlDeviceGetMaxMigDeviceCount")?;
+        // SAFETY: the documented signature is (nvmlDevice_t, unsigned *).
+        let most = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(Handle, *mut c_uint) -> c_int>(most) };
+        let mut count = 0;
+        if most(gpu, &raw mut count) != SUCCESS {
+            return None;
+        }
+        let at = self.function("nvmlDeviceGetMigDeviceHandleByIndex")?;
+        // SAFETY: the documented signature is (nvmlDevice_t, unsigned, nvmlDevice_t *).
+        let at = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(Handle, c_uint, *mut Handle) -> c_int>(at) };
+        let slice = |index| {
+            let mut handle = std::ptr::null_mut();
+            (at(gpu, index, &raw mut handle) == SUCCESS).then_some(handle)
+        };
+        Some((0..count).filter_map(slice).collect())
+    }
+
+    fn multiprocessors(&self, device: Handle) -> Option<u32> {
+        let call = self.function("nvmlDeviceGetAttributes_v2")?;
+        // SAFETY: the documented signature is (nvmlDevice_t, nvmlDeviceAttributes_t *).
+        let call = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(Handle, *mut Attributes) -> c_int>(call) };
+        let mut found = Attributes { multiprocessors: 0, engines: [0; 5], slices: [0; 2], memory_mib: 0 };
+        (call(device, &raw mut found) == SUCCESS && found.multiprocessors > 0).then_some(found.multiprocessors)
+    }
+
+    fn memory(&self, device: Handle) -> Option<u64> {
+        let call = self.function("nvmlDeviceGetMemoryInfo")?;
+        // SAFETY: the documented signature is (nvmlDevice_t, nvmlMemory_t *).
+        let call = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(Handle, *mut Memory) -> c_int>(call) };
+        let mut found = Memory { total: 0, free: 0, used: 0 };
+        (call(device, &raw mut found) == SUCCESS).then_some(found.total)
+    }
+
+    fn number(&self, name: &str, into: &mut c_uint) -> Result<(), String> {
+        let call = self.function(name).ok_or_else(|| format!("it has no {name}"))?;
+        // SAFETY: the documented signature is (unsigned *).
+        let call = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(*mut c_uint) -> c_int>(call) };
+        match call(into) {
+            SUCCESS => Ok(()),
+            code => Err(format!("{name} answers {code}")),
+        }
+    }
+
+    fn by_index(&self, name: &str, index: c_uint) -> Result<Handle, String> {
+        let call = self.function(name).ok_or_else(|| format!("it has no {name}"))?;
+        // SAFETY: the documented signature is (unsigned, nvmlDevice_t *).
+        let call = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(c_uint, *mut Handle) -> c_int>(call) };
+        let mut handle = std::ptr::null_mut();
+        match call(index, &raw mut handle) {
+            SUCCESS => Ok(handle),
+            code => Err(format!("{name} of GPU {index} answers {code}")),
+        }
+    }
+
+    fn string(&self, name: &str, device: Handle) -> Option<String> {
+        let call = self.function(name)?;
+        // SAFETY: the documented signature is (nvmlDevice_t, char *, unsigned).
+        let call =
+            unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(Handle, *mut c_char, c_uint) -> c_int>(call) };
+        text(|buffer, length| call(device, buffer, length))
+    }
+
+    fn pair(&self, name: &str, device: Handle) -> Option<(u32, u32)> {
+        let call = self.function(name)?;
+        // SAFETY: the documented signature is (nvmlDevice_t, two pointers to 32-bit integers or enums).
+        let call = unsafe {
+            std::mem::transmute::<*mut c_void, extern "C" fn(Handle, *mut c_uint, *mut c_uint) -> c_int>(call)
+        };
+        let (mut one, mut other) = (0, 0);
+        (call(device, &raw mut one, &raw mut other) == SUCCESS).then_some((one, other))
+    }
+
+    fn function(&self, name: &str) -> Option<*mut c_void> {
+        let name = CString::new(name).ok()?;
+        // SAFETY: the handle is open until `self` is dropped, and the name is NUL-terminated.
+        let found = unsafe { libc::dlsym(self.handle, name.as_ptr()) };
+        (!found.is_null()).then_some(found)
+    }
+}
+
+impl Drop for Library {
+    fn drop(&mut self) {
+        if let Some(shutdown) = self.function("nvmlShutdown") {
+            // SAFETY: nvmlShutdown takes nothing and returns a code.
+            unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(shutdown)() };
+        }
+        // SAFETY: opened by `open`, closed once; no function of it is held by anybody.
+        unsafe { libc::dlclose(self.handle) };
+    }
+}
+
+fn text(call: impl FnOnce(*mut c_char, c_uint) -> c_int) -> Option<String> {
+    let mut buffer = [0 as c_char; TEXT];
+    // The last byte stays zero, whatever the library does.
+    if call(buffer.as_mut_ptr(), (TEXT - 1) as c_uint) != SUCCESS {
+        return None;
+    }
+    // SAFETY: the buffer ends with a zero byte.
+    let text = unsafe { CStr::from_ptr(buffer.as_ptr()) };
+    Some(text.to_str().ok()?.trim().to_owned()).filter(|text| !text.is_empty())
+}

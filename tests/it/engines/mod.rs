@@ -1,0 +1,3 @@
+//! Compiled engines: what decides whether one is reused.
+
+mod keys;
