@@ -1,6 +1,7 @@
 """`scripts/bench`: runs scenarios and reports. See there."""
 
 import argparse
+import json
 import shutil
 import signal
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "rigs"))
 
-SCENARIOS = ("loopback",)
+SCENARIOS = ("loopback", "stages", "sha256", "real-origin", "second", "warm-read", "cold-warm", "serve", "growth")
 
 
 def main():
@@ -18,6 +19,8 @@ def main():
     parser.add_argument("--json", metavar="FILE", help="writes everything that was measured")
     parser.add_argument("--quick", action="store_true", help="small models: does it work, not how fast")
     parser.add_argument("--client", action="append", metavar="WORD", help="only clients whose names have this in them; may be repeated")
+    parser.add_argument("--from", dest="earlier", action="append", default=[], metavar="FILE", help="measures nothing: takes what --json wrote; several are put together")
+    parser.add_argument("--docs", metavar="DIR", help="writes RESULTS.md, CAPACITY.md and pictures there, as far as what was measured goes")
     parser.add_argument("--list", action="store_true", help="names the scenarios")
     options = parser.parse_args()
     if options.list:
@@ -29,6 +32,38 @@ def main():
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, lambda number, _: sys.exit(128 + number))
 
+    if options.earlier:
+        publish(options, together(options.earlier))
+        return
+    facts = measured(options)
+    publish(options, facts)
+
+
+def together(paths):
+    """What several runs wrote, as one; rounds of the same scenario are put together."""
+    from bench import rounds
+
+    facts = {}
+    for path in paths:
+        found = json.loads(Path(path).read_text())
+        scenarios = facts.get("scenarios", {})
+        for name, one in found["scenarios"].items():
+            scenarios[name] = rounds.joined(scenarios[name], one) if name in scenarios else one
+        facts = facts | found | {"scenarios": scenarios}
+    return facts
+
+
+def publish(options, facts):
+    """Prints the tables, and writes the documents that were asked for."""
+    from bench import documents
+
+    print(documents.results(facts))
+    if options.docs:
+        documents.write(Path(options.docs), facts)
+
+
+def measured(options):
+    """Runs the scenarios; what was found."""
     import importlib
 
     from bench import context, measure, report, rounds
@@ -37,22 +72,18 @@ def main():
     given = context.Context(options.quick, options.rounds, options.client)
     measure.share_two_cores()
     facts = {"machine": report.machine(), "preheat": report.revision(context.REPOSITORY), "quick": options.quick, "scenarios": {}}
-    texts = []
     rounds.say("limits of the machine")
     facts["limits"] = given.tool("limits", "--disk", given.disk, "--seconds", "0.2" if options.quick else "1")
-    texts.append(report.limits_table(facts["limits"]))
     for name in options.scenarios or SCENARIOS:
         scenario = importlib.import_module(f"bench.{name.replace('-', '_')}")
         rounds.say(name)
-        found, text = scenario.run(given)
-        facts["scenarios"][name] = found
-        texts.append(f"## {name}\n\n{text}")
+        facts["scenarios"][name] = scenario.run(given)
         for place in (given.memory, given.disk):
             for each in place.iterdir():
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
         if options.json:
             report.write_json(options.json, facts)
-    print("\n\n".join(texts))
+    return facts
 
 
 if __name__ == "__main__":

@@ -9,12 +9,16 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail, ensure};
 use blake3::hazmat::HasherExt;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
+use sha2::Digest;
 
 use super::turns;
 
@@ -43,7 +47,17 @@ pub(crate) struct Arguments {
     /// Leaves the hashing out
     #[arg(long)]
     unhashed: bool,
+    /// Computes SHA-256 as well, for which each file has to come in order over one connection
+    #[arg(long)]
+    sha256: bool,
+    /// Speaks TLS with a server that the authority in this file vouches for
+    #[arg(long)]
+    authority: Option<PathBuf>,
 }
+
+/// A socket, or TLS on one.
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
 
 /// One file, and where its groups' values go.
 struct Target {
@@ -58,7 +72,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
         arguments.piece > 0 && arguments.range.is_multiple_of(GROUP),
         "a range is a whole number of groups of {GROUP} bytes"
     );
-    let mut first = Connection::open(&arguments.server)?;
+    let tls = arguments.authority.as_deref().map(client).transpose()?;
+    let mut first = Connection::open(&arguments.server, tls.clone())?;
     let mut targets = Vec::new();
     for name in &arguments.files {
         let path = format!("{}{name}", arguments.prefix);
@@ -79,21 +94,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
         });
     }
     drop(first);
+    let length = if arguments.sha256 { u64::MAX } else { arguments.range };
+    let step = usize::try_from(length)?;
     let ranges: Vec<(usize, u64)> = targets
         .iter()
         .enumerate()
-        .flat_map(|(number, target)| {
-            (0..target.size.div_ceil(arguments.range)).map(move |range| (number, range * arguments.range))
-        })
+        .flat_map(|(number, target)| (0..target.size).step_by(step).map(move |start| (number, start)))
         .collect();
     let next = AtomicU64::new(0);
     let (_, took) = turns::together(arguments.connections, |_| {
-        let mut connection = Connection::open(&arguments.server)?;
+        let mut connection = Connection::open(&arguments.server, tls.clone())?;
         let mut piece = vec![0; arguments.piece];
         while let Some(&(number, start)) = ranges.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed))?) {
             let target = &targets[number];
-            let end = target.size.min(start + arguments.range);
-            connection.range(target, start, end, &mut piece, !arguments.unhashed)?;
+            let end = target.size.min(start.saturating_add(length));
+            connection.range(target, start, end, &mut piece, arguments)?;
         }
         Ok(())
     })?;
@@ -101,19 +116,36 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
     Ok(json!({"bytes": bytes, "seconds": took.as_secs_f64(), "connections": arguments.connections}))
 }
 
+fn client(authority: &std::path::Path) -> Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(authority)? {
+        roots.add(certificate?)?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
 /// One kept connection.
 struct Connection {
-    socket: BufReader<TcpStream>,
+    socket: BufReader<Box<dyn Stream>>,
     server: String,
 }
 
 // === impl Connection ===
 
 impl Connection {
-    fn open(server: &str) -> Result<Self> {
+    fn open(server: &str, tls: Option<Arc<ClientConfig>>) -> Result<Self> {
         let socket = TcpStream::connect(server).with_context(|| format!("connect to {server}"))?;
         socket.set_nodelay(true)?;
-        Ok(Self { socket: BufReader::with_capacity(8 << 10, socket), server: server.to_owned() })
+        let stream: Box<dyn Stream> = match tls {
+            None => Box::new(socket),
+            Some(config) => {
+                let host = server.rsplit_once(':').map_or(server, |(host, _)| host).to_owned();
+                Box::new(StreamOwned::new(ClientConnection::new(config, ServerName::try_from(host)?)?, socket))
+            }
+        };
+        Ok(Self { socket: BufReader::with_capacity(8 << 10, stream), server: server.to_owned() })
     }
 
     fn size(&mut self, path: &str) -> Result<u64> {
@@ -122,10 +154,10 @@ impl Connection {
         Ok(length)
     }
 
-    fn range(&mut self, target: &Target, start: u64, end: u64, piece: &mut [u8], hashed: bool) -> Result<()> {
+    fn range(&mut self, target: &Target, start: u64, end: u64, piece: &mut [u8], arguments: &Arguments) -> Result<()> {
         let (status, length) = self.ask("GET", &target.path, &format!("Range: bytes={start}-{}\r\n", end - 1))?;
         ensure!(status == 206 && length == end - start, "GET {}: {status} with {length} bytes", target.path);
-        let mut at = start;
+        let (mut at, mut whole) = (start, sha2::Sha256::new());
         while at < end {
             let group = at / GROUP;
             let stop = ((group + 1) * GROUP).min(end);
@@ -134,18 +166,23 @@ impl Connection {
             while at < stop {
                 let length = piece.len().min(usize::try_from(stop - at)?);
                 self.socket.read_exact(&mut piece[..length])?;
-                if hashed {
+                if !arguments.unhashed {
                     hasher.update(&piece[..length]);
+                }
+                if arguments.sha256 {
+                    whole.update(&piece[..length]);
                 }
                 if let Some(file) = &target.file {
                     file.write_all_at(&piece[..length], at)?;
                 }
                 at += length as u64;
             }
-            let value = hasher.finalize_non_root();
-            let mut values = target.values.lock().map_err(|_| anyhow::anyhow!("another thread panicked"))?;
-            values[usize::try_from(group)?] = value;
+            if !arguments.unhashed {
+                let mut values = target.values.lock().map_err(|_| anyhow::anyhow!("another thread panicked"))?;
+                values[usize::try_from(group)?] = hasher.finalize_non_root();
+            }
         }
+        std::hint::black_box(whole.finalize());
         Ok(())
     }
 

@@ -8,6 +8,7 @@ mod floor;
 mod limits;
 mod model;
 mod origin;
+mod read;
 mod turns;
 
 use std::process::ExitCode;
@@ -25,6 +26,8 @@ enum Command {
     Model(model::Arguments),
     /// Serves files as a distant origin would: latency, bandwidth, stalls, TLS
     Origin(origin::Arguments),
+    /// Reads files from disk in each way that there is
+    Read(read::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Command::Limits(arguments) => limits::run(&arguments),
         Command::Model(arguments) => model::run(&arguments),
         Command::Origin(arguments) => origin::run(&arguments),
+        Command::Read(arguments) => read::run(&arguments),
     };
     match done {
         Ok(facts) => {

@@ -26,6 +26,10 @@ class Client:
     environment: dict = dataclasses.field(default_factory=dict)
     keeps: bool = True
     """Leaves the files, which are then compared in size with the model's."""
+    server: object = None
+    """Whose processor time and bytes are counted, where it is not the same for all."""
+    before: Callable = None
+    """What is done before each run, untimed."""
     peer: bool = True
     """Another program that people use; not a limit of the machine, and not preheat."""
 
@@ -35,6 +39,11 @@ def environment(**more):
     drop = ("PREHEAT_", "AWS_", "HF_", "RUNAI_", "HTTP_", "HTTPS_", "ALL_", "http_", "https_", "all_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(drop)}
     return clean | {"PYTHONDONTWRITEBYTECODE": "1", "NO_PROXY": "*"} | more
+
+
+def with_environment(client, more):
+    """The same client with more in its environment."""
+    return dataclasses.replace(client, environment=client.environment | more)
 
 
 def s3_environment(web):
@@ -91,22 +100,24 @@ def hf(web, repository, **more):
     """`hf download` of a repository."""
     def command(out):
         return [VENV / "hf", "download", repository, "--local-dir", out / "model", "--max-workers", "8"]
-    settings = {"HF_ENDPOINT": web.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    settings = {"HF_ENDPOINT": getattr(web, "hub_url", web.url), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     return Client("hf download", "sizes", command, settings | more)
 
 
-def aria2(urls):
-    """All files at once over eight connections in all."""
+def aria2(urls, connections=8, authority=None):
+    """All files at once over so many connections in all."""
     def command(out):
         words = out.parent / f"{out.name}.aria2"
         words.write_text("".join(f"{url}\n" for url in urls))
-        each = max(1, 8 // len(urls))
-        return ["aria2c", "-q", "-i", words, "-d", out, "-j", len(urls), "-x", each, "-s", each, "--file-allocation=none", "--no-conf"]
+        each = min(16, max(1, connections // len(urls)))
+        more = [f"--ca-certificate={authority}"] if authority else []
+        return ["aria2c", "-q", "-i", words, "-d", out, "-j", len(urls), "-x", each, "-s", each, "--file-allocation=none", "--no-conf", *more]
     return Client("aria2c", "nothing", command)
 
 
-def floor(yardstick, web, prefix, files, connections=4):
+def floor(yardstick, web, prefix, files, connections=4, sha256=False, name="floor: receive, hash, write", authority=None):
     """The least that a verified fetch can be."""
     def command(out):
-        return [yardstick, "floor", web.url.removeprefix("http://"), f"/{prefix}/", *files, "--out", out, "--connections", connections]
-    return Client("floor: receive, hash, write", "BLAKE3", command, peer=False)
+        words = [yardstick, "floor", web.url.split("://")[1], f"/{prefix}/", *files, "--out", out, "--connections", connections]
+        return words + (["--sha256"] if sha256 else []) + (["--authority", authority] if authority else [])
+    return Client(name, "BLAKE3, SHA-256" if sha256 else "BLAKE3", command, peer=False)

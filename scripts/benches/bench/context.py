@@ -10,6 +10,8 @@ from pathlib import Path
 
 from rig import host, preheat
 
+from . import clients
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 GIB, MIB = 1 << 30, 1 << 20
 
@@ -41,7 +43,22 @@ class Context:
 
     def manifest(self, directory):
         """Lets preheat write the manifest of a directory, as its owner would."""
-        host.run(self.preheat, "manifest", directory)
+        text = subprocess.run([self.preheat, "manifest", directory], stdout=subprocess.PIPE, check=True).stdout
+        (Path(directory) / "preheat-manifest.json").write_bytes(text)
+        return json.loads(text)
+
+    def fetch(self, reference, root):
+        """Lets preheat fetch without a daemon; what it answers."""
+        words = [self.preheat, "fetch", reference, "--direct", "--root", root, "--json"]
+        done = subprocess.run(list(map(str, words)), stdout=subprocess.PIPE, check=True, env=clients.environment())
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def daemon(self, root, work, *allow, capacity=None):
+        """A daemon on `root` that may ask the origins `allow`; not started."""
+        words = ["--socket", Path(work) / "preheat.sock"]
+        for url in allow:
+            words += ["--allow-origin", f"{url},allow_private"]
+        return preheat.Daemon(self.preheat, root, preheat.Machine(), Path(work) / "serve.log", words)
 
     def tool(self, *words):
         """Runs the yardstick; the JSON that it answers."""

@@ -3,13 +3,11 @@ least processor time wins. Two cores, which the server has to share."""
 
 import contextlib
 
-from . import clients, report, rounds, web
-
-NAME = "loopback"
+from . import clients, rounds, sites, web
 
 
 def run(context):
-    """(JSON, Markdown)"""
+    """What was found; `report.text` tells it."""
     shards, each = (4, 64 << 20) if context.quick else (4, 1 << 30)
     root = context.memory / "www"
     big = root / "models" / "big"
@@ -22,9 +20,9 @@ def run(context):
     model_bytes = sum(large.values())
     work = context.memory / "nginx"
     work.mkdir()
-    locations = web.bucket_locations(work, root, "models", "big") + web.hub_locations(work, root, "org/big", "models/big")
+    bucket, hub = sites.bucket(work, root, "models", "big"), sites.Hub(work, root, "org/big", "models/big")
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(web.Web(work, root, locations=locations))
+        server = stack.enter_context(web.Web(work, root, table=lambda storage: bucket | hub.table(storage)))
         files, urls = sorted(large), [f"{server.url}/models/big/{name}" for name in sorted(large)]
         contestants = [
             clients.preheat(context.preheat, f"{server.url}/models/big"),
@@ -41,7 +39,5 @@ def run(context):
         ]
         contestants = context.chosen(contestants)
         taken = rounds.play(contestants, context.memory, server, model_bytes, context.rounds, large)
-    lines = {one.name: {"checks": one.checks, "peer": one.peer} | rounds.medians(taken[one.name], model_bytes) for one in contestants}
-    facts = {"shards": shards, "shard_bytes": each, "bytes": model_bytes, "rounds": context.rounds, "clients": lines}
-    text = f"{shards} × {each >> 20} MiB of safetensors from nginx (sendfile) on tmpfs to tmpfs, two cores shared with the server; medians of {context.rounds} rounds.\n\n"
-    return facts, text + report.clients_table(lines, contestants[0].name)
+    intro = f"{shards} × {each >> 20} MiB of safetensors from nginx (sendfile) on tmpfs to tmpfs, two cores shared with the server"
+    return rounds.table(contestants, taken, model_bytes, intro, shards=shards, shard_bytes=each)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,10 +46,19 @@ def run(command, log, environment=None, server=None, seconds=600):
     before = server.counters() if server else (0.0, 0, 0)
     busy_before, own_before = _busy(), _own()
     words = [sys.executable, "-I", "-S", str(_LAUNCH), str(log), *map(str, command)]
-    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, timeout=seconds)
-    if done.returncode != 0 or not done.stdout:
-        raise Failed(f"{command[0]}: the launcher ended with {done.returncode}")
-    facts = json.loads(done.stdout)
+    # In a group of its own, so that all of it can be ended.
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as launcher:
+        try:
+            output, _ = launcher.communicate(timeout=seconds)
+        except BaseException as ended:
+            os.killpg(launcher.pid, signal.SIGKILL)
+            launcher.communicate()
+            if isinstance(ended, subprocess.TimeoutExpired):
+                raise Failed(f"{Path(command[0]).name} is not done after {seconds} s") from None
+            raise
+    if launcher.returncode != 0 or not output:
+        raise Failed(f"{command[0]}: the launcher ended with {launcher.returncode}")
+    facts = json.loads(output)
     busy, own = _busy() - busy_before, _own() - own_before
     after = server.counters() if server else (0.0, 0, 0)
     if facts["exit"] != 0:

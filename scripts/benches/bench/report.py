@@ -28,10 +28,19 @@ def revision(repository):
     return done.stdout.strip() or None
 
 
-def clients_table(lines, base):
-    """Markdown: one line a client; ratios are to `base`."""
-    first = lines[base]
+def text(facts):
+    """Markdown of what a scenario found."""
+    return facts["text"] if "text" in facts else table(facts)
+
+
+def table(facts):
+    """Markdown: one line a client; ratios are to the first, which is preheat."""
+    lines = facts["clients"]
+    first = next(iter(lines.values()))
+    rounds = f"medians of {facts['rounds']} rounds" if facts["rounds"] > 1 else "one round"
     rows = [
+        f"{facts['intro']}; {rounds}.",
+        "",
         "| client | checks | GB/s | client CPU-s/GB | server CPU-s/GB | peak RSS | speed ÷ preheat | CPU ÷ preheat |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
     ]

@@ -1,5 +1,6 @@
 """Rounds in which clients take turns, so that what the machine does meanwhile falls on all of them alike."""
 
+import dataclasses
 import shutil
 import statistics
 import sys
@@ -16,22 +17,34 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def play(contestants, work, server, model_bytes, rounds, large, environment=None, seconds=600):
+def play(contestants, work, server, model_bytes, rounds, large, environment=None, seconds=600, may_fail=False):
     """Runs every client once a round, in turning order. Answers {name: [Taken]}.
+
+    With `may_fail` a client that fails, or is not done after `seconds`, is out of the game, and what it did is not counted.
 
     `model_bytes`: what the origin has to send at least 0.99 of in every run; `large`: {file name: size} that must be there after
     one. A run that somebody else disturbed is repeated; the last try counts, with a flag.
     """
     results = {client.name: [] for client in contestants}
     # Unrecorded: memory that this virtual machine has never touched is slower by several times, and binaries are cold.
-    for client in contestants:
-        _once(client, work, server, model_bytes, large, environment or {}, seconds)
-        if client.keeps:
-            break
+    if not may_fail:
+        for client in [one for one in contestants if one.keeps][:1] or contestants:
+            _once(client, work, server, model_bytes, large, environment or {}, seconds)
+    out = set()
     for number in range(rounds):
         turn = number % len(contestants)
         for client in contestants[turn:] + contestants[:turn]:
-            taken = _undisturbed(client, work, server, model_bytes, large, environment or {}, seconds)
+            if client.name in out:
+                continue
+            try:
+                taken = _undisturbed(client, work, server, model_bytes, large, environment or {}, seconds)
+            except measure.Failed as failure:
+                if not may_fail:
+                    raise
+                say(f"  {client.name}: {failure}")
+                out.add(client.name)
+                results[client.name] = []
+                continue
             results[client.name].append(taken)
             flags = f"  {', '.join(taken.flags)}" if taken.flags else ""
             rate = model_bytes / taken.wall / 1e9
@@ -56,13 +69,16 @@ def _once(client, work, server, model_bytes, large, environment, seconds):
     log = work / "client.log"
     log.unlink(missing_ok=True)
     command = client.command(out)
+    server = client.server or server
+    if client.before:
+        client.before()
     try:
         taken = measure.run(command, log, clients.environment(**environment | client.environment), server, seconds)
         if client.keeps:
             _complete(client, out, large)
     finally:
         shutil.rmtree(out, ignore_errors=True)
-    if server and taken.origin_bytes < 0.99 * model_bytes:
+    if getattr(server, "counts", False) and taken.origin_bytes < 0.99 * model_bytes:
         raise measure.Failed(f"{client.name}: the origin sent {taken.origin_bytes} of {model_bytes} bytes")
     return taken
 
@@ -73,6 +89,29 @@ def _complete(client, out, large):
     for name, size in large.items():
         if found.get(name) != size:
             raise measure.Failed(f"{client.name}: {name} has {found.get(name)} of {size} bytes")
+
+
+def table(contestants, taken, model_bytes, intro, **more):
+    """What a scenario found whose clients all do the same: told by `report.table`. Runs are kept, so that further rounds can join."""
+    lines = {one.name: {"checks": one.checks, "peer": one.peer, "runs": [dataclasses.asdict(run) for run in taken[one.name]]} for one in contestants}
+    return settle({"intro": intro, "bytes": model_bytes, "clients": lines} | more)
+
+
+def settle(facts):
+    """Computes the medians of a table anew from its runs."""
+    for line in facts["clients"].values():
+        line |= medians([measure.Taken(**run) for run in line["runs"]], facts["bytes"])
+    facts["rounds"] = min(len(line["runs"]) for line in facts["clients"].values())
+    return facts
+
+
+def joined(one, other):
+    """Rounds of two runs of a scenario as one; the later alone where they are not of the same kind."""
+    if "intro" not in other or one.get("bytes") != other["bytes"]:
+        return other
+    for name, line in other["clients"].items():
+        line["runs"] = one["clients"].get(name, {"runs": []})["runs"] + line["runs"]
+    return settle(one | other | {"clients": one["clients"] | other["clients"]})
 
 
 def medians(taken, model_bytes):

@@ -113,7 +113,9 @@ fn answer<S: Read + Write>(
         write!(stream.get_mut(), "HTTP/1.1 412 Precondition Failed\r\nContent-Length: 0\r\n\r\n")?;
         return Ok(true);
     }
-    let (start, end) = match asked.range {
+    // A redirect has no ranges.
+    let wanted = asked.range.filter(|_| *status == 200);
+    let (start, end) = match wanted {
         Some((first, _)) if first >= size => {
             write!(
                 stream.get_mut(),
@@ -125,11 +127,11 @@ fn answer<S: Read + Write>(
         None => (0, size),
     };
     ensure!(start <= end, "a range that ends before it begins");
-    let mut head = match asked.range {
-        Some(_) if *status == 200 => {
+    let mut head = match wanted {
+        Some(_) => {
             format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {start}-{}/{size}\r\n", end - 1)
         }
-        _ => format!("HTTP/1.1 {status} Found\r\n"),
+        None => format!("HTTP/1.1 {status} Found\r\n"),
     };
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");

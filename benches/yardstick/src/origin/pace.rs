@@ -18,7 +18,7 @@ pub(crate) struct Pace {
     /// Body bytes a second of all connections together
     #[arg(long)]
     total_rate: Option<f64>,
-    /// Of so many connections one stops for good in the middle of its second MiB
+    /// Of so many connections that bring more than a MiB, one stops for good in its second
     #[arg(long)]
     stall_one_in: Option<u64>,
 }
@@ -33,7 +33,7 @@ pub(crate) struct Link {
 /// One connection's own pace.
 pub(crate) struct Turn<'link> {
     link: &'link Link,
-    stalls: bool,
+    counted: bool,
     sent: u64,
     next: Option<Instant>,
 }
@@ -47,13 +47,7 @@ impl Link {
 
     /// A connection has come.
     pub(crate) fn turn(&self) -> Turn<'_> {
-        let number = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
-        Turn {
-            link: self,
-            stalls: self.pace.stall_one_in.is_some_and(|one_in| number.is_multiple_of(one_in)),
-            sent: 0,
-            next: None,
-        }
+        Turn { link: self, counted: false, sent: 0, next: None }
     }
 }
 
@@ -69,8 +63,14 @@ impl Turn<'_> {
     /// Before `count` bytes of a body are sent. `false`: this connection sends no more.
     pub(crate) fn take(&mut self, count: u64) -> bool {
         self.sent += count;
-        if self.stalls && self.sent > 3 << 19 {
-            return false;
+        if let Some(one_in) = self.link.pace.stall_one_in
+            && !self.counted
+            && self.sent > 3 << 19
+        {
+            self.counted = true;
+            if (self.link.connections.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(one_in) {
+                return false;
+            }
         }
         let now = Instant::now();
         if let Some(rate) = self.link.pace.connection_rate {

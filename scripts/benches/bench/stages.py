@@ -1,0 +1,46 @@
+"""What each stage of a verified fetch costs a processor: the floor with one stage more each time, so that differences are stages.
+What the capacity model (`capacity.py`) is made of."""
+
+import contextlib
+
+from . import clients, far, rounds, web
+
+
+def run(context):
+    """What was found; `report.text` tells it."""
+    shards, each = (4, 32 << 20) if context.quick else (4, 512 << 20)
+    root = context.memory / "www"
+    large = context.model(root / "models" / "big", shards, each)
+    model_bytes, files = sum(large.values()), sorted(large)
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(web.Web(context.memory / "nginx", root))
+        secure = stack.enter_context(far.Far(context.yardstick, context.memory / "far", root, tls=True))
+
+        def floor(name, source, *words, keep=False):
+            begin = [context.yardstick, "floor", source.url.split("://")[1], "/models/big/", *files, *words]
+            more = ["--authority", source.authority] if source is secure else []
+            return clients.Client(name, "", lambda out: begin + more + (["--out", out] if keep else []), keeps=keep, peer=False, server=source)
+
+        contestants = [
+            floor("receive", server, "--unhashed"),
+            floor("receive, BLAKE3", server),
+            floor("receive, BLAKE3, SHA-256", server, "--sha256"),
+            floor("receive, write", server, "--unhashed", keep=True),
+            floor("receive, BLAKE3, write", server, keep=True),
+            floor("receive over TLS", secure, "--unhashed"),
+        ]
+        taken = rounds.play(contestants, context.memory, server, model_bytes, context.rounds, large)
+    cost = {name: rounds.medians(runs, model_bytes)["client_cpu_per_gb"] for name, runs in taken.items()}
+    facts = {
+        "socket": cost["receive"],
+        "tls": cost["receive over TLS"] - cost["receive"],
+        "blake3": cost["receive, BLAKE3"] - cost["receive"],
+        "sha256": cost["receive, BLAKE3, SHA-256"] - cost["receive, BLAKE3"],
+        "write": cost["receive, write"] - cost["receive"],
+        "floor": cost["receive, BLAKE3, write"],
+        "bytes": model_bytes,
+    }
+    names = {"socket": "receive from a socket", "tls": "TLS on top", "blake3": "BLAKE3", "sha256": "SHA-256", "write": "write to memory (tmpfs)",
+             "floor": "receive, BLAKE3 and write together"}
+    rows = ["| stage | CPU-s/GB |", "|---|--:|", *(f"| {text} | {facts[name]:.2f} |" for name, text in names.items())]
+    return facts | {"text": "\n".join(rows)}
