@@ -20,6 +20,7 @@ use crate::base::ErrorKind;
 use crate::base::lifecycle::CancellationToken;
 use crate::digest::Hash;
 use crate::doors::client::{Client, ClientError};
+use crate::model::body::pieces;
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError, Validator};
 use crate::model::{Manifest, OriginId, Reference, Revision, Scheme, Selection};
 
@@ -160,7 +161,7 @@ impl RangeSource for NodeSource {
             };
             Some((Err(SourceError::Unavailable { what, detail }), None))
         });
-        Ok(RangeBody { start, ignores_ranges: false, stream: stream.boxed() })
+        Ok(RangeBody { start, ignores_ranges: false, bytes: pieces(stream.boxed()) })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Nouns: pure, serialisable, no I/O.
 
 mod authority;
+pub mod body;
 mod bundle;
 mod credential;
 pub mod engine;

@@ -6,9 +6,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::stream::BoxStream;
 
+use super::body::Body;
 use super::{FilePath, Manifest, OriginId, Reference, Revision};
 use crate::base::ErrorKind;
 use crate::digest::{Declared, Hash};
@@ -58,12 +57,12 @@ pub struct Resolution {
 
 /// A body that has begun to arrive.
 pub struct RangeBody {
-    /// First byte that `stream` yields. Equal to the asked start, or 0 if the source ignores ranges.
+    /// First byte that `bytes` yields. Equal to the asked start, or 0 if the source ignores ranges.
     pub start: u64,
-    /// The source does not know ranges: it sends all of the object, of which `stream` gives what was asked and no more.
+    /// The source does not know ranges: it sends all of the object, of which `bytes` gives what was asked and no more.
     pub ignores_ranges: bool,
     /// The bytes, in order. Ends early only with an error; never yields more than was asked from `start` on.
-    pub stream: BoxStream<'static, Result<Bytes, SourceError>>,
+    pub bytes: Box<dyn Body>,
 }
 
 /// Whatever can go wrong between us and a source.

@@ -9,11 +9,12 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::model::body::Body;
 use crate::model::sink::{Content, Existing, Put, Sent, Sink, Stored};
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError};
 use crate::model::{FilePath, Reference, Rights, Secret};
@@ -87,14 +88,25 @@ impl<T: std::fmt::Debug + ?Sized> std::fmt::Debug for Discreet<T> {
 impl RangeSource for Discreet<dyn Origin> {
     async fn open(&self, file: &RemoteFile, range: Range<u64>) -> Result<RangeBody, SourceError> {
         let body = self.inner.open(file, range).await.map_err(|error| self.secrets.mask(error))?;
-        let RangeBody { start, ignores_ranges, stream } = body;
-        let secrets = self.secrets.clone();
-        let stream = stream.map(move |piece| piece.map_err(|error| secrets.mask(error))).boxed();
-        Ok(RangeBody { start, ignores_ranges, stream })
+        let RangeBody { start, ignores_ranges, bytes } = body;
+        let bytes = Box::new(DiscreetBody { inner: bytes, secrets: self.secrets.clone() });
+        Ok(RangeBody { start, ignores_ranges, bytes })
     }
 
     fn local(&self, file: &RemoteFile) -> Result<Option<File>, SourceError> {
         self.inner.local(file).map_err(|error| self.secrets.mask(error))
+    }
+}
+
+/// The same for what goes wrong in the middle of a body.
+struct DiscreetBody {
+    inner: Box<dyn Body>,
+    secrets: Secrets,
+}
+
+impl Body for DiscreetBody {
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<Result<usize, SourceError>> {
+        self.inner.poll_read(cx, into).map_err(|error| self.secrets.mask(error))
     }
 }
 

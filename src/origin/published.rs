@@ -5,8 +5,6 @@
 
 use std::collections::HashMap;
 
-use futures_util::StreamExt;
-
 use super::selected::{Listed, of_manifest};
 use crate::model::source::{RangeSource, RemoteFile, Resolution, SourceError, Validator};
 use crate::model::{DOCUMENT_LIMIT, FilePath, Manifest, OriginId, Selection};
@@ -69,13 +67,7 @@ async fn read(source: &dyn RangeSource, listed: &Listed) -> Result<Vec<u8>, Sour
         outboard: None,
     };
     let mut body = source.open(&file, 0..file.size).await?;
-    let mut bytes = Vec::new();
-    while let Some(piece) = body.stream.next().await {
-        bytes.extend_from_slice(&piece?);
-        if bytes.len() as u64 > file.size {
-            break;
-        }
-    }
+    let bytes = body.bytes.read_up_to(usize::try_from(file.size).unwrap_or(usize::MAX - 1)).await?;
     if bytes.len() as u64 != file.size {
         let detail = format!("{} bytes came of {}", bytes.len(), file.size);
         return Err(SourceError::Unavailable { what: file.locator, detail });

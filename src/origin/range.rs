@@ -4,14 +4,20 @@
 //! body that ends early or goes on, an object that changed, a compressed body that nobody asked for.
 
 use std::ops::Range;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::{StreamExt, stream};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, LAST_MODIFIED, RETRY_AFTER};
+use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, LAST_MODIFIED, RETRY_AFTER,
+};
 use reqwest::{Response, StatusCode};
 
+use super::egress::{Answer, Incoming};
 use super::excerpt::excerpt;
+use crate::model::body::Body;
 use crate::model::source::{RangeBody, SourceError, Validator};
 use crate::sys::mutant::mutant;
 
@@ -47,7 +53,8 @@ pub(super) fn if_match(validator: &Validator) -> Option<(&'static str, &str)> {
 }
 
 /// Checks the answer to a range request and hands on its body.
-pub(super) async fn body_of(answer: Response, asked: Asked) -> Result<RangeBody, SourceError> {
+pub(super) async fn body_of(answer: impl Into<Answer>, asked: Asked) -> Result<RangeBody, SourceError> {
+    let Answer { head: answer, incoming } = answer.into();
     let status = answer.status();
     if !status.is_success() {
         return Err(refusal(answer, &asked.what, asked.stall).await);
@@ -62,7 +69,7 @@ pub(super) async fn body_of(answer: Response, asked: Asked) -> Result<RangeBody,
             excerpt(&String::from_utf8_lossy(encoding.as_bytes()))
         )));
     }
-    let length = answer.content_length();
+    let length = answer.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let wanted = asked.range.end - asked.range.start;
     let believes_anything = mutant("content_range_ignored");
     let (start, promised) = match status {
@@ -92,36 +99,86 @@ pub(super) async fn body_of(answer: Response, asked: Asked) -> Result<RangeBody,
     }
     // A whole body is cut where the range ends; one that was asked for exactly must end there by itself.
     let may_go_on = status == StatusCode::OK;
-    let state = (answer.bytes_stream(), promised, false);
-    let stream = stream::unfold(state, move |(mut body, left, failed)| {
-        let asked = asked.clone();
-        async move {
-            if failed || (left == 0 && may_go_on) {
-                return None;
-            }
-            let piece = match body.next().await {
-                Some(Ok(piece)) => piece,
-                Some(Err(error)) => {
-                    return Some((Err(transport(&error, &asked.what, asked.stall)), (body, left, true)));
-                }
-                None if left == 0 => return None,
-                None if mutant("short_body_accepted") => return None,
-                None => {
-                    let detail = format!("the body ended {left} bytes early");
-                    return Some((Err(SourceError::Unavailable { what: asked.what, detail }), (body, left, true)));
-                }
-            };
-            let length = piece.len() as u64;
-            if length > left && !may_go_on {
-                let detail = "the body is longer than was asked for".to_owned();
-                return Some((Err(SourceError::Protocol { what: asked.what, detail }), (body, left, true)));
-            }
-            let piece: Bytes = if length > left { piece.slice(..left as usize) } else { piece };
-            let left = left - piece.len() as u64;
-            Some((Ok(piece), (body, left, false)))
+    let source = incoming.map_or_else(|| Source::Pieces(answer.bytes_stream().boxed(), Bytes::new()), Source::Incoming);
+    let bytes = Box::new(Counted { source, left: promised, may_go_on, failed: false, asked });
+    Ok(RangeBody { start, ignores_ranges: may_go_on, bytes })
+}
+
+/// A body held to its length.
+struct Counted {
+    source: Source,
+    left: u64,
+    /// What comes beyond its end is of no interest.
+    may_go_on: bool,
+    failed: bool,
+    asked: Asked,
+}
+
+/// Where the bytes come from.
+enum Source {
+    /// A connection of our own. It never gives more than its length, which has been compared.
+    Incoming(Incoming),
+    /// The HTTP client, and what of its last piece is not taken yet.
+    Pieces(BoxStream<'static, Result<Bytes, reqwest::Error>>, Bytes),
+}
+
+// === impl Counted ===
+
+impl Body for Counted {
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<Result<usize, SourceError>> {
+        if into.is_empty() || self.failed || (self.left == 0 && self.may_go_on) {
+            return Poll::Ready(Ok(0));
         }
-    });
-    Ok(RangeBody { start, ignores_ranges: may_go_on, stream: stream.boxed() })
+        let outcome = ready!(self.source.poll_read(cx, into, &self.asked)).and_then(|read| self.count(read));
+        self.failed = outcome.is_err();
+        Poll::Ready(outcome)
+    }
+}
+
+impl Counted {
+    fn count(&mut self, read: usize) -> Result<usize, SourceError> {
+        let what = || self.asked.what.clone();
+        match read as u64 {
+            0 if self.left == 0 || mutant("short_body_accepted") => Ok(0),
+            0 => Err(SourceError::Unavailable {
+                what: what(),
+                detail: format!("the body ended {} bytes early", self.left),
+            }),
+            read if read > self.left && !self.may_go_on => {
+                Err(SourceError::Protocol { what: what(), detail: "the body is longer than was asked for".to_owned() })
+            }
+            read => {
+                let read = read.min(self.left);
+                self.left -= read;
+                Ok(read as usize)
+            }
+        }
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8], asked: &Asked) -> Poll<Result<usize, SourceError>> {
+        match self {
+            Self::Incoming(incoming) => incoming.poll_read(cx, into).map_err(|error| SourceError::Unavailable {
+                what: asked.what.clone(),
+                detail: excerpt(&error.to_string()),
+            }),
+            Self::Pieces(stream, rest) => {
+                while rest.is_empty() {
+                    match ready!(stream.poll_next_unpin(cx)) {
+                        None => return Poll::Ready(Ok(0)),
+                        Some(Ok(piece)) => *rest = piece,
+                        Some(Err(error)) => return Poll::Ready(Err(transport(&error, &asked.what, asked.stall))),
+                    }
+                }
+                let take = rest.len().min(into.len());
+                rest.copy_to_slice(&mut into[..take]);
+                Poll::Ready(Ok(take))
+            }
+        }
+    }
 }
 
 /// Either it changed since planning, or the manifest that planning read is wrong.

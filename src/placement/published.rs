@@ -12,11 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-
 use super::{HashedFile, PlacementError};
 use crate::base::units::MIB;
-use crate::digest::{Declared, GROUP_BYTES, Running, group_count, group_cv, group_range};
+use crate::digest::{Declared, Running, group_count, group_cv, group_range};
 use crate::model::sink::{Sink, Stored};
 use crate::model::source::{RangeSource, RemoteFile, SourceError};
 use crate::model::{DOCUMENT_LIMIT, FilePath, Manifest};
@@ -122,6 +120,9 @@ impl Place {
     }
 }
 
+/// Read at a time of what is passed over.
+const PAST: usize = 64 << 10;
+
 async fn collect(
     source: &dyn RangeSource,
     file: &RemoteFile,
@@ -129,16 +130,16 @@ async fn collect(
 ) -> Result<Vec<u8>, SourceError> {
     let wanted = (range.end - range.start) as usize;
     let mut body = source.open(file, range.clone()).await?;
-    let mut skip = (range.start - body.start) as usize;
-    let mut bytes = Vec::with_capacity(wanted.min(GROUP_BYTES as usize));
-    while bytes.len() < wanted {
-        let Some(piece) = body.stream.next().await else { break };
-        let piece = piece?;
-        let passed = skip.min(piece.len());
-        skip -= passed;
-        let take = (piece.len() - passed).min(wanted - bytes.len());
-        bytes.extend_from_slice(&piece[passed..passed + take]);
+    let (mut skip, mut past) = (range.start - body.start, vec![0; PAST]);
+    while skip > 0 {
+        let most = past.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
+        match body.bytes.read(&mut past[..most]).await? {
+            0 => break,
+            read => skip -= read as u64,
+        }
     }
+    let mut bytes = body.bytes.read_up_to(wanted).await?;
+    bytes.truncate(wanted);
     if bytes.len() == wanted {
         return Ok(bytes);
     }

@@ -68,7 +68,7 @@ impl Default for Config {
         Self {
             // Object stores give 50 to 100 MB/s a connection, so 16 fill 10 Gbps. More on few cores is slower, not faster.
             connections_max: 16,
-            connections_start: 4,
+            connections_start: 8,
             connections_total: 64,
             // At 20 MB/s a connection, what an unmeasured origin may well give, 0.8 s.
             part_bytes: ByteSize(16 * MIB),

@@ -1,6 +1,6 @@
-//! One connection at work on one part: bytes go from the body into a buffer of one group, and from there to a thread that
-//! hashes and writes it while the next group is being received. Two groups are under way to the disk at most; then receiving
-//! waits, and the origin feels it through the window of its connection.
+//! One connection at work on one part: bytes are read into a buffer of one group, and a thread hashes and writes that while
+//! the next group is being received. Two groups are under way to the disk at most; then receiving waits, and the origin feels it
+//! through the window of its connection.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
-use futures_util::StreamExt;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +21,7 @@ use super::span::Span;
 use super::stall::Patience;
 use crate::base::ErrorKind;
 use crate::digest::{GROUP_BYTES, GroupCv, Outboard, group_range};
+use crate::model::body::Body;
 use crate::model::source::{RangeBody, SourceError};
 use crate::store::StoreError;
 use crate::sys::hands::WorkPanicked;
@@ -48,11 +47,10 @@ enum Left {
     Failed(TransferError),
 }
 
-/// The body, and what of it has come and is not used yet.
-struct Body {
-    stream: futures_util::stream::BoxStream<'static, Result<Bytes, SourceError>>,
-    rest: Bytes,
-    /// Offset in the file of the first byte of `rest`.
+/// The body, and how far it has come.
+struct Arriving {
+    bytes: Box<dyn Body>,
+    /// Offset in the file of the next byte.
     position: u64,
     patience: Patience,
 }
@@ -81,6 +79,8 @@ const MARK_GROUPS: usize = 8;
 const MARK_TIME: Duration = Duration::from_secs(1);
 /// Wrong groups after which the rest of an answer is not waited for: one is an accident, two are another object.
 const WRONG_GROUPS: u32 = 2;
+/// Read at a time of what is passed over.
+const PAST: usize = 64 << 10;
 /// What a body may take to say that it has ended. Without it the connection cannot be used again.
 const LAST_WORD: Duration = Duration::from_millis(100);
 
@@ -121,23 +121,23 @@ impl Stream {
             (Ok(()), Ok(())) => {
                 // Dropped in the middle the connection is closed; at its end it can serve the next part.
                 if self.span.end() == self.order.groups.end {
-                    let _ = tokio::time::timeout(LAST_WORD, body.stream.next()).await;
+                    let _ = tokio::time::timeout(LAST_WORD, body.bytes.read(&mut [0])).await;
                 }
                 PartEnd::Done
             }
         }
     }
 
-    async fn receive(&self, body: &mut Body, writes: &mut Writes) -> Result<(), Left> {
+    async fn receive(&self, body: &mut Arriving, writes: &mut Writes) -> Result<(), Left> {
         while let Some(group) = self.span.claim() {
             let range = group_range(self.file.remote.size, group);
             let length = (range.end - range.start) as usize;
             if !self.order.wanted.iter().any(|run| run.contains(&group)) {
-                self.fill(body, length, None).await?;
+                self.skip(body, length).await?;
                 continue;
             }
             let mut buffer = self.unless_aborted(self.gear.buffers.acquire()).await?;
-            self.fill(body, length, Some(&mut buffer[..length])).await?;
+            self.fill(body, &mut buffer[..length]).await?;
             writes.room(self).await.map_err(Left::Failed)?;
             if writes.wrong >= WRONG_GROUPS {
                 return Err(Left::Aborted);
@@ -156,9 +156,8 @@ impl Stream {
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
         if size > 0 {
             let Some(mut body) = self.open(0).await? else { return Err(Left::Failed(self.wrong_start(0, 0))) };
-            let length = bytes.len();
-            self.fill(&mut body, length, Some(&mut bytes)).await?;
-            let _ = tokio::time::timeout(LAST_WORD, body.stream.next()).await;
+            self.fill(&mut body, &mut bytes).await?;
+            let _ = tokio::time::timeout(LAST_WORD, body.bytes.read(&mut [0])).await;
         }
         Ok(bytes)
     }
@@ -201,7 +200,7 @@ impl Stream {
     }
 
     /// Opens the body at byte `start`; `None` if it begins at the first byte instead.
-    async fn open(&self, start: u64) -> Result<Option<Body>, Left> {
+    async fn open(&self, start: u64) -> Result<Option<Arriving>, Left> {
         let remote = &self.file.remote;
         let end = match self.order.groups.end {
             0 => 0,
@@ -209,7 +208,7 @@ impl Stream {
         };
         let stall = self.gear.config.stall.0;
         let opening = tokio::time::timeout(stall, self.file.origin.open(remote, start..end));
-        let RangeBody { start: begun, ignores_ranges, stream } = match self.unless_aborted(opening).await? {
+        let RangeBody { start: begun, ignores_ranges, bytes } = match self.unless_aborted(opening).await? {
             Ok(opened) => opened.map_err(|error| self.failed(error))?,
             Err(_) => return Err(self.failed(SourceError::Stalled { what: remote.locator.clone(), after: stall })),
         };
@@ -221,55 +220,63 @@ impl Stream {
             return Ok(None);
         }
         let patience = Patience::new(stall, self.gear.config.stall_bytes.0);
-        Ok(Some(Body { stream, rest: Bytes::new(), position: start, patience }))
+        Ok(Some(Arriving { bytes, position: start, patience }))
     }
 
-    /// Takes the next `length` bytes into `into`, or past.
-    async fn fill(&self, body: &mut Body, length: usize, mut into: Option<&mut [u8]>) -> Result<(), Left> {
+    /// Takes the next bytes into all of `into`.
+    async fn fill(&self, body: &mut Arriving, into: &mut [u8]) -> Result<(), Left> {
         let mut filled = 0;
-        while filled < length {
-            if body.rest.is_empty() && !self.more(body).await? {
-                if mutant("short_body_accepted") {
-                    break;
-                }
-                let detail = format!("the body ends at byte {} of {}", body.position, self.file.remote.size);
-                let what = self.file.remote.locator.clone();
-                return Err(self.failed(SourceError::Unavailable { what, detail }));
+        while filled < into.len() {
+            match self.more(body, &mut into[filled..]).await? {
+                0 if mutant("short_body_accepted") => break,
+                0 => return Err(self.ended_at(body.position)),
+                read => filled += read,
             }
-            let take = body.rest.len().min(length - filled);
-            if let Some(into) = into.as_deref_mut() {
-                into[filled..filled + take].copy_from_slice(&body.rest[..take]);
-            }
-            body.rest.advance(take);
-            body.position += take as u64;
-            filled += take;
         }
         Ok(())
     }
 
-    /// Waits for the next bytes of the body. False at its end.
-    async fn more(&self, body: &mut Body) -> Result<bool, Left> {
+    /// Lets the next `length` bytes go past.
+    async fn skip(&self, body: &mut Arriving, mut length: usize) -> Result<(), Left> {
+        let mut past = vec![0; length.min(PAST)];
+        while length > 0 {
+            let most = length.min(past.len());
+            match self.more(body, &mut past[..most]).await? {
+                0 => return Err(self.ended_at(body.position)),
+                read => length -= read,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the next bytes of the body. 0 at its end.
+    async fn more(&self, body: &mut Arriving, into: &mut [u8]) -> Result<usize, Left> {
         let asked = Instant::now();
-        let next = tokio::time::timeout(body.patience.left(), body.stream.next());
+        let next = tokio::time::timeout(body.patience.left(), body.bytes.read(into));
         let stalled = || {
             let after = self.gear.config.stall.0;
             self.failed(SourceError::Stalled { what: self.file.remote.locator.clone(), after })
         };
-        let chunk = match self.unless_aborted(next).await? {
+        let read = match self.unless_aborted(next).await? {
             Err(_) => return Err(stalled()),
-            Ok(None) => return Ok(false),
-            Ok(Some(chunk)) => chunk.map_err(|error| self.failed(error))?,
+            Ok(read) => read.map_err(|error| self.failed(error))?,
         };
-        let bytes = chunk.len() as u64;
+        let bytes = read as u64;
         self.meter.fetch_add(bytes, Ordering::Relaxed);
         self.file.flow.received(bytes);
         self.gear.metrics.origin_bytes.inc_by(bytes);
-        body.rest = chunk;
-        if !body.patience.got(bytes, asked.elapsed()) {
+        body.position += bytes;
+        if read > 0 && !body.patience.got(bytes, asked.elapsed()) {
             return Err(stalled());
         }
         self.unless_aborted(self.gear.pace.pass(self.file.class(), bytes)).await?;
-        Ok(true)
+        Ok(read)
+    }
+
+    fn ended_at(&self, position: u64) -> Left {
+        let detail = format!("the body ends at byte {position} of {}", self.file.remote.size);
+        let what = self.file.remote.locator.clone();
+        self.failed(SourceError::Unavailable { what, detail })
     }
 
     async fn unless_aborted<T>(&self, work: impl Future<Output = T>) -> Result<T, Left> {

@@ -20,3 +20,4 @@ mod status;
 mod support;
 mod transfer;
 mod warm;
+mod wire;

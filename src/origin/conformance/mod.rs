@@ -4,14 +4,15 @@ mod writing;
 
 pub use writing::{Digests, writing};
 
-use futures_util::TryStreamExt;
-
 use crate::base::ErrorKind;
 use crate::model::Reference;
 use crate::model::source::{Origin, RemoteFile, Resolution};
 
 /// A model as the suite knows it: path and bytes of each file that a selection takes, sorted by path.
 pub type Expected = Vec<(String, Vec<u8>)>;
+
+/// More than any file of the suite has.
+const ALL: usize = 1 << 30;
 
 /// Runs all checks that change nothing. Panics with the name of what fails.
 ///
@@ -45,7 +46,7 @@ pub async fn reading(origin: &dyn Origin, reference: &Reference, expected: &Expe
 pub async fn replaced(origin: &dyn Origin, reference: &Reference, before: &Resolution, changed: &str) {
     let file = before.files.iter().find(|file| file.path.as_str() == changed).expect("the changed file was planned");
     let outcome = match origin.open(file, 0..file.size).await {
-        Ok(body) => body.stream.try_collect::<Vec<_>>().await.map(|_| ()),
+        Ok(mut body) => body.bytes.read_up_to(ALL).await.map(|_| ()),
         Err(error) => Err(error),
     };
     // Where the source's manifest names the content, that is what pins it, and the transfer compares.
@@ -75,10 +76,9 @@ pub async fn resolve(origin: &dyn Origin, reference: &Reference) -> Resolution {
 }
 
 async fn read(origin: &dyn Origin, file: &RemoteFile, range: std::ops::Range<u64>) -> Vec<u8> {
-    let body =
+    let mut body =
         origin.open(file, range.clone()).await.unwrap_or_else(|error| panic!("open {} {range:?}: {error}", file.path));
     let skip = (range.start - body.start) as usize;
-    let pieces: Vec<bytes::Bytes> =
-        body.stream.try_collect().await.unwrap_or_else(|error| panic!("read {} {range:?}: {error}", file.path));
-    pieces.concat()[skip..].to_vec()
+    let bytes = body.bytes.read_up_to(ALL).await;
+    bytes.unwrap_or_else(|error| panic!("read {} {range:?}: {error}", file.path))[skip..].to_vec()
 }

@@ -1,5 +1,5 @@
 //! The HTTP clients: HTTP/1.1 (one HTTP/2 connection caps a whole store at one connection's speed), no decompression (bytes are
-//! hashed as they are), certificate authorities from the system and from the configuration. None follows a redirect by itself.
+//! hashed as they are), certificate authorities of [`super::tls`]. None follows a redirect by itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use url::Url;
 use super::address::Reach;
 use super::proxy::Proxies;
 use super::resolve::Resolver;
+use super::tls::Tls;
 use crate::model::source::SourceError;
 use crate::origin::Config;
 
@@ -35,23 +36,21 @@ struct Routes {
     proxies: Proxies,
 }
 
-/// Makes ring the process's TLS provider. Done first thing; again changes nothing.
-pub fn install_tls_provider() {
-    // An error means that one is installed already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-}
-
 // === impl Clients ===
 
 impl Clients {
-    pub(super) fn new(config: &Config) -> Result<Self, SourceError> {
-        install_tls_provider();
+    pub(super) fn new(config: &Config, tls: &Tls) -> Result<Self, SourceError> {
         let stall = Some(config.stall_timeout.0);
         Ok(Self {
-            reading: Routes::new(config, stall)?,
-            writing: Routes::new(config, None)?,
-            authorities: build(config, stall, |builder| builder)?,
+            reading: Routes::new(config, tls, stall)?,
+            writing: Routes::new(config, tls, None)?,
+            authorities: build(config, tls, stall, |builder| builder)?,
         })
+    }
+
+    /// Whether `url` is asked without a proxy.
+    pub(super) fn is_direct(&self, url: &Url) -> bool {
+        self.reading.proxies.client(url).is_ok_and(|proxied| proxied.is_none())
     }
 
     /// The client that asks by itself.
@@ -79,10 +78,10 @@ impl Clients {
 // === impl Routes ===
 
 impl Routes {
-    fn new(config: &Config, stall: Option<Duration>) -> Result<Self, SourceError> {
+    fn new(config: &Config, tls: &Tls, stall: Option<Duration>) -> Result<Self, SourceError> {
         let direct =
-            |reach| build(config, stall, |builder| builder.no_proxy().dns_resolver(Arc::new(Resolver { reach })));
-        let proxied = |proxy: Proxy| build(config, stall, |builder| builder.proxy(proxy.clone()));
+            |reach| build(config, tls, stall, |builder| builder.no_proxy().dns_resolver(Arc::new(Resolver { reach })));
+        let proxied = |proxy: Proxy| build(config, tls, stall, |builder| builder.proxy(proxy.clone()));
         Ok(Self {
             public: direct(Reach::Public)?,
             // Link-local addresses are reached by number only, which no resolver sees.
@@ -102,38 +101,25 @@ impl Routes {
 
 fn build(
     config: &Config,
+    tls: &Tls,
     stall: Option<Duration>,
     with: impl Fn(ClientBuilder) -> ClientBuilder,
 ) -> Result<Client, SourceError> {
-    let builder = || {
-        let builder = Client::builder()
-            .user_agent(concat!("preheat/", env!("CARGO_PKG_VERSION")))
-            .http1_only()
-            .redirect(Policy::none())
-            .connect_timeout(config.connect_timeout.0)
-            .pool_max_idle_per_host(IDLE)
-            .tcp_nodelay(true);
-        with(match stall {
-            Some(stall) => builder.read_timeout(stall),
-            None => builder,
-        })
-    };
-    let with_authorities = |builder: ClientBuilder| -> Result<ClientBuilder, SourceError> {
-        let Some(path) = &config.ca_bundle else { return Ok(builder) };
-        let invalid =
-            |detail: String| SourceError::Invalid { detail: format!("CA bundle {}: {detail}", path.display()) };
-        let pem = std::fs::read(path).map_err(|error| invalid(error.to_string()))?;
-        let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| invalid(error.to_string()))?;
-        if certificates.is_empty() {
-            return Err(invalid("has no certificate".to_owned()));
-        }
-        Ok(builder.tls_certs_merge(certificates))
-    };
-    match with_authorities(builder())?.build() {
-        Ok(client) => Ok(client),
+    let builder = Client::builder()
+        .user_agent(concat!("preheat/", env!("CARGO_PKG_VERSION")))
+        .http1_only()
+        .redirect(Policy::none())
+        .connect_timeout(config.connect_timeout.0)
+        .pool_max_idle_per_host(IDLE)
+        .tcp_nodelay(true);
+    let builder = match tls.config() {
+        Some(tls) => builder.tls_backend_preconfigured(tls),
         // An image without any CA bundle can still speak plain HTTP and file; HTTPS then fails by name, on use.
-        Err(error) => builder().tls_certs_only(Vec::<Certificate>::new()).build().map_err(|_| SourceError::Invalid {
-            detail: format!("no HTTP client can be made: {error}; is there a CA bundle (set SSL_CERT_FILE)?"),
-        }),
-    }
+        None => builder.tls_certs_only(Vec::<Certificate>::new()),
+    };
+    let builder = with(match stall {
+        Some(stall) => builder.read_timeout(stall),
+        None => builder,
+    });
+    builder.build().map_err(|error| SourceError::Invalid { detail: format!("no HTTP client can be made: {error}") })
 }

@@ -19,20 +19,25 @@ mod client;
 mod proxy;
 mod redirect;
 mod resolve;
+mod tls;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Client, Method, Response};
+use reqwest::{Client, Method, Request, Response};
 use url::{Host, Url};
 
 use self::address::{Kind, Reach};
 pub(super) use self::allow::AllowList;
 use self::client::Clients;
-pub use self::client::install_tls_provider;
 pub(super) use self::redirect::{HOPS, next, too_many};
 pub(super) use self::resolve::forbidden_in;
+use self::tls::Tls;
+pub use self::tls::install_tls_provider;
+pub(super) use self::wire::Incoming;
+use self::wire::{Outcome, Wires};
 use super::Config;
 use super::range::transport;
 use crate::model::source::SourceError;
@@ -44,6 +49,7 @@ use crate::sys::mutant::mutant;
 pub(super) struct Border {
     allow: Arc<AllowList>,
     clients: Clients,
+    wires: Arc<Wires>,
     /// What needs nobody's word.
     free: Reach,
 }
@@ -55,6 +61,8 @@ pub(super) struct Egress {
     home: Option<Arc<Home>>,
     client: Client,
     writing: Client,
+    /// How far `client` reaches.
+    reach: Reach,
 }
 
 /// The server that an origin's own requests go to, where a setting names it and not the reference.
@@ -84,6 +92,13 @@ pub(super) struct Ask<'a> {
     pub(super) stall: Duration,
 }
 
+/// An answer whose body may be large.
+pub(super) struct Answer {
+    pub(super) head: Response,
+    /// The body, where it comes over a connection of our own; else it is that of `head`.
+    pub(super) incoming: Option<Incoming>,
+}
+
 /// Where the public hub keeps large files; below these names nobody else has any.
 const STORAGE: [&str; 2] = [".hf.co", ".huggingface.co"];
 
@@ -93,7 +108,9 @@ impl Border {
     /// With `own_network` every address may be asked but those where clouds answer with credentials.
     pub(super) fn new(config: &Config, allow: Arc<AllowList>, own_network: bool) -> Result<Self, SourceError> {
         let free = if own_network { Reach::Inside } else { Reach::Public };
-        Ok(Self { allow, clients: Clients::new(config)?, free })
+        let tls = Arc::new(Tls::new(config)?);
+        let clients = Clients::new(config, &tls)?;
+        Ok(Self { allow, clients, wires: Arc::new(Wires::new(tls, config.connect_timeout.0)), free })
     }
 
     /// The way out for `reference`. `endpoint`: the server that it is asked at, if its own text does not say so, and whether
@@ -124,15 +141,15 @@ impl Border {
             }),
             None => None,
         };
+        let reach = home.as_ref().map_or(self.free, |home| home.reach.max(self.free));
         let (client, writing) = match &home {
             Some(home) => {
-                let reach = home.reach.max(self.free);
                 (self.clients.route(&home.url, reach)?.clone(), self.clients.writing(&home.url, reach)?.clone())
             }
             // Nothing is written where no setting says.
-            None => (self.clients.direct(self.free).clone(), self.clients.direct(self.free).clone()),
+            None => (self.clients.direct(reach).clone(), self.clients.direct(reach).clone()),
         };
-        let egress = Egress { border: Arc::clone(self), home: home.map(Arc::new), client, writing };
+        let egress = Egress { border: Arc::clone(self), home: home.map(Arc::new), client, writing, reach };
         if let Some(home) = &egress.home {
             egress.permit(&home.url)?;
         }
@@ -163,12 +180,37 @@ impl Egress {
     /// Sends a request and follows where the answers lead. Each hop is judged as the first request is, and has to be allowed
     /// by a listing of its own.
     pub(super) async fn follow(&self, ask: Ask<'_>) -> Result<Response, SourceError> {
+        Ok(self.walk(ask, false).await?.head)
+    }
+
+    /// The same for a GET whose answer may be large.
+    pub(super) async fn follow_bulk(&self, ask: Ask<'_>) -> Result<Answer, SourceError> {
+        self.walk(ask, true).await
+    }
+
+    /// Sends a GET to the origin's endpoint whose answer may be large, as [`Egress::client`] would. `None`: that has to do it.
+    pub(super) async fn bulk(&self, request: &Request, what: &str) -> Result<Option<Answer>, SourceError> {
+        self.by_wire(request, self.reach, what).await
+    }
+
+    async fn by_wire(&self, request: &Request, reach: Reach, what: &str) -> Result<Option<Answer>, SourceError> {
+        if !self.border.clients.is_direct(request.url()) {
+            return Ok(None);
+        }
+        Ok(match self.border.wires.ask(request, reach, what).await? {
+            Outcome::Begun(head, incoming) => Some(Answer { head, incoming: Some(incoming) }),
+            Outcome::Answered(head) => Some(head.into()),
+            Outcome::Unsuited => None,
+        })
+    }
+
+    async fn walk(&self, ask: Ask<'_>, bulk: bool) -> Result<Answer, SourceError> {
         let mut url = ask.url.clone();
         let mut authorization = ask.authorization;
         for hop in 0..=ask.hops {
             let reach = if hop == 0 { self.permit(&url)? } else { self.permit_hop(&url, ask.what)? };
-            let answer = self.send_within(&ask, url.clone(), reach, authorization).await?;
-            let Some(target) = next(&url, &answer, ask.what)? else { return Ok(answer) };
+            let answer = self.send_within(&ask, url.clone(), reach, authorization, bulk).await?;
+            let Some(target) = next(&url, &answer.head, ask.what)? else { return Ok(answer) };
             // Once away, for good: who leads us back chooses what is asked there.
             if target.origin() != url.origin() {
                 authorization = None;
@@ -234,16 +276,22 @@ impl Egress {
         url: Url,
         reach: Reach,
         authorization: Option<&HeaderValue>,
-    ) -> Result<Response, SourceError> {
+        bulk: bool,
+    ) -> Result<Answer, SourceError> {
         let client = self.border.clients.route(&url, reach)?;
         let mut request = client.request(ask.method.clone(), url.clone()).headers(ask.headers.clone());
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
-        request.send().await.map_err(|error| match forbidden_in(&error) {
+        let failed = |error: reqwest::Error| match forbidden_in(&error) {
             Some(found) => self.too_far(&url, found.kind, Some(&found.address.to_string())),
             None => transport(&error, ask.what, ask.stall),
-        })
+        };
+        let request = request.build().map_err(failed)?;
+        if bulk && let Some(answer) = self.by_wire(&request, reach, ask.what).await? {
+            return Ok(answer);
+        }
+        Ok(client.execute(request).await.map_err(failed)?.into())
     }
 
     /// The refusal of an address, and what to write to allow it.
@@ -270,6 +318,14 @@ impl Egress {
             }
         };
         SourceError::NotAllowed { what: allow::server(url), detail: format!("{at}; {remedy}") }
+    }
+}
+
+// === impl Answer ===
+
+impl From<Response> for Answer {
+    fn from(head: Response) -> Self {
+        Self { head, incoming: None }
     }
 }
 

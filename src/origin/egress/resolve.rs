@@ -52,13 +52,17 @@ impl Forbidden {
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let reach = self.reach;
-        Box::pin(async move {
-            let found = look_up(name.as_str()).await?;
-            check(name.as_str(), &found, reach)?;
-            let found = if mutant("second_lookup_at_connect") { look_up(name.as_str()).await? } else { found };
-            Ok(Box::new(found.into_iter().take(TRIED)) as Addrs)
-        })
+        Box::pin(async move { Ok(Box::new(judged(name.as_str(), reach).await?.into_iter()) as Addrs) })
     }
+}
+
+/// The addresses of a name, if all of them may be asked. Their ports mean nothing.
+pub(super) async fn judged(name: &str, reach: Reach) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
+    let found = look_up(name).await?;
+    check(name, &found, reach)?;
+    let mut found = if mutant("second_lookup_at_connect") { look_up(name).await? } else { found };
+    found.truncate(TRIED);
+    Ok(found)
 }
 
 /// By the system's resolver: what `/etc/hosts` and `/etc/nsswitch.conf` say goes for preheat too.

@@ -19,6 +19,7 @@ use futures_util::{StreamExt, stream};
 use super::published;
 use super::selected::{Listed, by_origin, choose, resolution};
 use crate::base::units::MIB;
+use crate::model::body::pieces;
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError, Validator};
 use crate::model::{FilePath, OriginId, Reference, Revision, Rights, Selection};
 use crate::sys::read_write::pread_exact;
@@ -247,7 +248,7 @@ impl RangeSource for FileOrigin {
                 Ok(Some((piece, next)))
             }
         });
-        Ok(RangeBody { start, ignores_ranges: false, stream: stream.boxed() })
+        Ok(RangeBody { start, ignores_ranges: false, bytes: pieces(stream.boxed()) })
     }
 
     fn local(&self, file: &RemoteFile) -> Result<Option<File>, SourceError> {

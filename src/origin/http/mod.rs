@@ -7,14 +7,15 @@ use std::ops::Range;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 
-use super::egress::{Ask, Egress, HOPS, safe};
+use super::egress::{Answer, Ask, Egress, HOPS, safe};
 use super::range::{self, Asked, IDENTITY, body_of, if_match, range_header, refusal, transport};
 use super::selected::{Listed, choose, of_manifest, resolution};
 use crate::digest::{Algorithm, Declared};
+use crate::model::body::pieces;
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError, Validator};
 use crate::model::{Credential, DOCUMENT_LIMIT, FilePath, Manifest, OriginId, Reference, Rights, Selection};
 
@@ -63,6 +64,17 @@ impl HttpOrigin {
     }
 
     async fn send(&self, method: Method, url: &str, headers: &[(&'static str, &str)]) -> Result<Response, SourceError> {
+        Ok(self.send_as(method, url, headers, false).await?.head)
+    }
+
+    /// Sends; `bulk` for a GET whose answer may be large.
+    async fn send_as(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&'static str, &str)],
+        bulk: bool,
+    ) -> Result<Answer, SourceError> {
         let what = safe_text(url);
         let invalid = |detail: String| SourceError::Invalid { detail: format!("{what}: {detail}") };
         let url = url::Url::parse(url).map_err(|error| invalid(error.to_string()))?;
@@ -73,7 +85,7 @@ impl HttpOrigin {
         }
         let authorization = self.authorization.as_ref();
         let ask = Ask { method, url, headers: fields, authorization, hops: HOPS, what: &what, stall: STALL };
-        self.egress.follow(ask).await
+        if bulk { self.egress.follow_bulk(ask).await } else { self.egress.follow(ask).await.map(Into::into) }
     }
 
     /// Size and validator of a file; `None` if it does not exist.
@@ -165,16 +177,12 @@ impl RangeSource for HttpOrigin {
     async fn open(&self, file: &RemoteFile, range: Range<u64>) -> Result<RangeBody, SourceError> {
         let what = safe_text(&file.locator);
         if range.is_empty() {
-            return Ok(RangeBody {
-                start: range.start,
-                ignores_ranges: false,
-                stream: futures_util::stream::empty().boxed(),
-            });
+            return Ok(RangeBody { start: range.start, ignores_ranges: false, bytes: pieces(stream::empty().boxed()) });
         }
         let wanted = range_header(&range);
         let mut headers = vec![("range", wanted.as_str())];
         headers.extend(if_match(&file.validator));
-        let answer = self.send(Method::GET, &file.locator, &headers).await?;
+        let answer = self.send_as(Method::GET, &file.locator, &headers, true).await?;
         let asked = Asked { what, range, size: file.size, validator: file.validator.clone(), stall: STALL };
         body_of(answer, asked).await
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use reqwest::header::HeaderMap;
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 
 use super::listing::{Entry, Pages, bytes_of};
@@ -14,7 +14,7 @@ use super::refusal::{self, About};
 use super::token::Token;
 use super::unfinished::{Owner, Unfinished};
 use crate::model::source::SourceError;
-use crate::origin::egress::{HOPS, safe};
+use crate::origin::egress::{Answer, Egress, HOPS, safe};
 use crate::origin::excerpt::excerpt;
 use crate::origin::pause::{Class, Limit, wait_of};
 use crate::origin::range::{IDENTITY, not_json, refusal, transport};
@@ -25,7 +25,7 @@ const PAGE_LIMIT: usize = 32 << 20;
 
 /// A hub's interface to one repository.
 pub(super) struct Api {
-    pub(super) client: Client,
+    pub(super) egress: Egress,
     pub(super) endpoint: Url,
     /// `organisation/model`
     pub(super) repository: String,
@@ -51,7 +51,7 @@ impl Api {
         url: &Url,
         class: Class,
         what: &str,
-    ) -> Result<Response, SourceError> {
+    ) -> Result<Answer, SourceError> {
         if let Some(left) = self.limit.left(class, Instant::now()) {
             return Err(SourceError::RateLimited { what: what.to_owned(), retry_after: Some(left) });
         }
@@ -62,8 +62,17 @@ impl Api {
             }
             request = request.header("authorization", token.header());
         }
-        let answer = request.send().await.map_err(|error| transport(&error, what, self.stall))?;
-        self.limit.heard(class, answer.status(), answer.headers(), Instant::now());
+        let failed = |error| transport(&error, what, self.stall);
+        let request = request.build().map_err(failed)?;
+        let answer = match class {
+            Class::Bytes => self.egress.bulk(&request, what).await?,
+            _ => None,
+        };
+        let answer = match answer {
+            Some(answer) => answer,
+            None => self.egress.client().execute(request).await.map_err(failed)?.into(),
+        };
+        self.limit.heard(class, answer.head.status(), answer.head.headers(), Instant::now());
         Ok(answer)
     }
 
@@ -131,7 +140,7 @@ impl Api {
         let mut url = url;
         let mut hops = 0;
         let answer = loop {
-            let answer = self.send(self.client.get(url.clone()), &url, Class::Questions, what).await?;
+            let answer = self.send(self.egress.client().get(url.clone()), &url, Class::Questions, what).await?.head;
             if !answer.status().is_redirection() {
                 break answer;
             }

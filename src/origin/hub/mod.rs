@@ -22,7 +22,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use reqwest::header::{HeaderMap, HeaderValue, RANGE};
-use reqwest::{Method, Response, StatusCode, Url};
+use reqwest::{Method, StatusCode, Url};
 
 pub(super) use token::own_token;
 pub(super) use unfinished::Unfinished;
@@ -31,11 +31,12 @@ use self::api::Api;
 use self::listing::Entry;
 use self::location::{Location, leads_elsewhere};
 use super::Config;
-use super::egress::{Ask, Egress, HOPS, next, safe, too_many};
+use super::egress::{Answer as Told, Ask, Egress, HOPS, next, safe, too_many};
 use super::pause::{Class, Pauses};
 use super::range::{Asked, IDENTITY, body_of, error_text, range_header, refusal};
 use super::selected::choose;
 use crate::digest::Algorithm;
+use crate::model::body::pieces;
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError, Validator};
 use crate::model::{Credential, OriginId, Reference, Revision, Rights};
 
@@ -106,9 +107,16 @@ impl HubOrigin {
         };
         let header = token.as_ref().map(token::Token::header);
         let limit = pauses.limit(&endpoint, header.as_ref().map(reqwest::header::HeaderValue::as_bytes));
-        let client = egress.client().clone();
         Ok(Self {
-            api: Api { client, endpoint, repository, token, limit, stall, unfinished: unfinished.clone() },
+            api: Api {
+                egress: egress.clone(),
+                endpoint,
+                repository,
+                token,
+                limit,
+                stall,
+                unfinished: unfinished.clone(),
+            },
             egress: egress.clone(),
             stall,
             files_max: config.files_max,
@@ -132,13 +140,13 @@ impl HubOrigin {
         let what = self.what(path);
         let mut url = self.api.file_url(path, commit)?;
         for left in (0..=HOPS).rev() {
-            let request = self.api.client.get(url.clone()).header(RANGE, range_header(range));
+            let request = self.egress.client().get(url.clone()).header(RANGE, range_header(range));
             let answer = self.api.send(request, &url, Class::Bytes, &what).await?;
-            let Some(target) = next(&url, &answer, &what)? else {
-                return if answer.status().is_success() {
+            let Some(target) = next(&url, &answer.head, &what)? else {
+                return if answer.head.status().is_success() {
                     Ok(Answer::Bytes(answer))
                 } else {
-                    Err(self.api.explain(answer, &what).await)
+                    Err(self.api.explain(answer.head, &what).await)
                 };
             };
             if leads_elsewhere(&self.api.endpoint, &target) {
@@ -151,24 +159,24 @@ impl HubOrigin {
     }
 
     /// Asks the place that the hub has named. An inner error: refused, as an expired signature is, in its own words.
-    async fn ask_there(&self, location: &Location, asked: &Asked) -> Result<Result<Response, String>, SourceError> {
+    async fn ask_there(&self, location: &Location, asked: &Asked) -> Result<Result<Told, String>, SourceError> {
         let mut headers = HeaderMap::from_iter([(IDENTITY.0, HeaderValue::from_static(IDENTITY.1))]);
         headers.extend(HeaderValue::from_str(&range_header(&asked.range)).map(|value| (RANGE, value)));
         let (url, hops, what, stall) = (location.url.clone(), location.hops, &*asked.what, self.stall);
         let ask = Ask { method: Method::GET, url, headers, authorization: None, hops, what, stall };
-        let answer = self.egress.follow(ask).await?;
-        match answer.status() {
+        let answer = self.egress.follow_bulk(ask).await?;
+        match answer.head.status() {
             StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED | StatusCode::GONE => {
-                let (status, host) = (answer.status(), location.url.host_str().unwrap_or_default());
+                let (status, host) = (answer.head.status(), location.url.host_str().unwrap_or_default());
                 tracing::debug!(file = asked.what, host, %status, "refused");
-                Ok(Err(format!("{} {status}: {}", host, error_text(answer, self.stall).await)))
+                Ok(Err(format!("{} {status}: {}", host, error_text(answer.head, self.stall).await)))
             }
             _ => Ok(Ok(answer)),
         }
     }
 
     /// The bytes of a range, from the place that is known or a new one.
-    async fn fetch(&self, path: &str, commit: &str, asked: &Asked) -> Result<Response, SourceError> {
+    async fn fetch(&self, path: &str, commit: &str, asked: &Asked) -> Result<Told, SourceError> {
         let slot = self.slot(path, commit);
         let mut last = String::new();
         for _ in 0..RENEWALS {
@@ -203,7 +211,7 @@ impl HubOrigin {
 
 /// What the hub answers to a range.
 enum Answer {
-    Bytes(Response),
+    Bytes(Told),
     Elsewhere(Location),
 }
 
@@ -211,7 +219,7 @@ enum Answer {
 impl RangeSource for HubOrigin {
     async fn open(&self, file: &RemoteFile, range: Range<u64>) -> Result<RangeBody, SourceError> {
         if range.is_empty() {
-            return Ok(RangeBody { start: range.start, ignores_ranges: false, stream: stream::empty().boxed() });
+            return Ok(RangeBody { start: range.start, ignores_ranges: false, bytes: pieces(stream::empty().boxed()) });
         }
         let key = (file.locator.clone(), file.validator.as_key());
         let commit = self.commits.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
@@ -219,10 +227,10 @@ impl RangeSource for HubOrigin {
         let commit = commit.ok_or_else(|| SourceError::Changed { what: what.clone() })?;
         let asked = Asked { what, range, size: file.size, validator: Validator::None, stall: self.stall };
         let answer = self.fetch(&file.locator, &commit, &asked).await?;
-        if answer.status().is_success() {
+        if answer.head.status().is_success() {
             body_of(answer, asked).await
         } else {
-            Err(refusal(answer, &asked.what, self.stall).await)
+            Err(refusal(answer.head, &asked.what, self.stall).await)
         }
     }
 }

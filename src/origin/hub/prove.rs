@@ -41,11 +41,11 @@ async fn ask(api: &Api, method: Method, file: &RemoteFile, commit: &str) -> Resu
     let what = format!("hf://{}/{}", api.repository, file.locator);
     let mut url = api.file_url(&file.locator, commit).map_err(Answered::Error)?;
     for _ in 0..HOPS {
-        let mut request = api.client.request(method.clone(), url.clone());
+        let mut request = api.egress.client().request(method.clone(), url.clone());
         if method == Method::GET && file.size > 0 {
             request = request.header("range", "bytes=0-0");
         }
-        let answer = api.send(request, &url, Class::Bytes, &what).await.map_err(Answered::Error)?;
+        let answer = api.send(request, &url, Class::Bytes, &what).await.map_err(Answered::Error)?.head;
         if answer.status().is_success() {
             return Ok(());
         }

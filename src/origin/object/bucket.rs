@@ -10,14 +10,14 @@ use async_trait::async_trait;
 use object_store::ObjectStore;
 use object_store::client::{HttpRequest, HttpRequestBody};
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Body, Method, Response, StatusCode};
+use reqwest::{Body, Client, Method, Request, Response, StatusCode};
 
 use super::explain::{self, Remedies};
 use super::outgoing::{Outgoing, Tally};
 use crate::digest::{Declared, Hash};
 use crate::model::sink::{Existing, Put};
 use crate::model::source::{SourceError, Validator};
-use crate::origin::egress::Egress;
+use crate::origin::egress::{Answer, Egress};
 use crate::origin::encoding;
 use crate::origin::range::{IDENTITY, Reply};
 
@@ -145,31 +145,14 @@ impl Bucket {
 
     /// Signs and sends. What left of a body that did not arrive is taken back.
     pub(super) async fn send(&self, ask: Ask) -> Result<Response, SourceError> {
-        let Ask { method, url, what, headers, body, patience } = ask;
-        let mut request = HttpRequest::new(HttpRequestBody::empty());
-        *request.method_mut() = method.clone();
-        *request.uri_mut() =
-            url.parse().map_err(|error| SourceError::Invalid { detail: format!("{what}: is not a URL: {error}") })?;
-        *request.headers_mut() = headers;
-        // Signing may ask for a token first.
-        let signed = self.dialect.sign(&mut request).await;
-        signed.map_err(|error| self.explain(&error, &format!("the credential for {what}")))?;
-        let (parts, _) = request.into_parts();
-        let client = if body.is_some() { self.egress.writing() } else { self.egress.client() };
-        let request =
-            client.request(method, parts.uri.to_string()).headers(parts.headers).header(IDENTITY.0, IDENTITY.1);
+        let (mut request, Ask { what, body, patience, .. }) = self.signed(ask).await?;
         let Some((content, range)) = body else {
-            return request
-                .send()
-                .await
-                .map_err(|error| explain::transport(&error, &what, self.stall, self.remedies()));
+            return self.execute(self.egress.client(), request, &what).await;
         };
         let tally = content.tally();
-        let request = request.body(Body::wrap_stream(content.stream(range, tally.clone())));
+        *request.body_mut() = Some(Body::wrap_stream(content.stream(range, tally.clone())));
         let answer = tokio::select! {
-            answer = request.send() => {
-                answer.map_err(|error| explain::transport(&error, &what, self.stall, self.remedies()))
-            }
+            answer = self.execute(self.egress.writing(), request, &what) => answer,
             () = stands_still(&tally, self.stall * patience) => {
                 Err(SourceError::Stalled { what, after: self.stall * patience })
             }
@@ -180,6 +163,40 @@ impl Bucket {
             content.check_unchanged().await?;
         }
         answer
+    }
+
+    /// Signs and sends a GET whose answer may be large.
+    pub(super) async fn send_bulk(&self, ask: Ask) -> Result<Answer, SourceError> {
+        let (request, Ask { what, .. }) = self.signed(ask).await?;
+        match self.egress.bulk(&request, &what).await? {
+            Some(answer) => Ok(answer),
+            None => Ok(self.execute(self.egress.client(), request, &what).await?.into()),
+        }
+    }
+
+    /// The request without its body, and what is left of what was asked.
+    async fn signed(&self, mut ask: Ask) -> Result<(Request, Ask), SourceError> {
+        let what = &ask.what;
+        let no_url =
+            |error: &dyn fmt::Display| SourceError::Invalid { detail: format!("{what}: is not a URL: {error}") };
+        let mut request = HttpRequest::new(HttpRequestBody::empty());
+        *request.method_mut() = ask.method.clone();
+        *request.uri_mut() = ask.url.parse().map_err(|error| no_url(&error))?;
+        *request.headers_mut() = std::mem::take(&mut ask.headers);
+        // Signing may ask for a token first.
+        let signed = self.dialect.sign(&mut request).await;
+        signed.map_err(|error| self.explain(&error, &format!("the credential for {what}")))?;
+        let (parts, _) = request.into_parts();
+        let url = parts.uri.to_string().parse().map_err(|error| no_url(&error))?;
+        let mut request = Request::new(ask.method.clone(), url);
+        *request.headers_mut() = parts.headers;
+        request.headers_mut().insert(IDENTITY.0, HeaderValue::from_static(IDENTITY.1));
+        Ok((request, ask))
+    }
+
+    async fn execute(&self, client: &Client, request: Request, what: &str) -> Result<Response, SourceError> {
+        let answer = client.execute(request).await;
+        answer.map_err(|error| explain::transport(&error, what, self.stall, self.remedies()))
     }
 
     /// Sends, and takes nothing but success for an answer.

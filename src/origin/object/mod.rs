@@ -31,6 +31,7 @@ use super::egress::Egress;
 use super::published;
 use super::range::{Asked, body_of, range_header};
 use super::selected::{Listed, by_origin, choose, resolution};
+use crate::model::body::pieces;
 use crate::model::sink::Sink;
 use crate::model::source::{Origin, RangeBody, RangeSource, RemoteFile, Resolution, SourceError, Validator};
 use crate::model::{FilePath, OriginId, Reference, Rights, Scheme, Selection};
@@ -150,22 +151,22 @@ impl ObjectOrigin {
 impl RangeSource for ObjectOrigin {
     async fn open(&self, file: &RemoteFile, range: Range<u64>) -> Result<RangeBody, SourceError> {
         if range.is_empty() {
-            return Ok(RangeBody { start: range.start, ignores_ranges: false, stream: stream::empty().boxed() });
+            return Ok(RangeBody { start: range.start, ignores_ranges: false, bytes: pieces(stream::empty().boxed()) });
         }
         let (bucket, what) = (&self.bucket, self.bucket.what(&file.locator));
         let planned = by_origin(&file.validator);
         let wanted = range_header(&range);
         let ask = Ask::new(Method::GET, bucket.url(&file.locator), what.clone()).header("range", &wanted);
-        let answer = bucket.send(bucket.dialect.pin(ask, &planned)).await?;
+        let answer = bucket.send_bulk(bucket.dialect.pin(ask, &planned)).await?;
         // It was there when it was planned.
-        if answer.status() == StatusCode::NOT_FOUND {
+        if answer.head.status() == StatusCode::NOT_FOUND {
             return Err(SourceError::Changed { what });
         }
-        if !answer.status().is_success() {
-            return Err(bucket.refusal(answer, &what).await);
+        if !answer.head.status().is_success() {
+            return Err(bucket.refusal(answer.head, &what).await);
         }
         // A server that does not know the condition still says which version it sends.
-        let same = bucket.dialect.describe(answer.headers()).map_or(true, |(found, _)| {
+        let same = bucket.dialect.describe(answer.head.headers()).map_or(true, |(found, _)| {
             found == planned || !matches!((&found, &planned), (Validator::Strong(_), Validator::Strong(_)))
         });
         if !same {

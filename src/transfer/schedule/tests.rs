@@ -11,6 +11,11 @@ use crate::base::units::MIB;
 
 pub(super) type Act = Action<&'static str>;
 
+/// Four connections at first: few enough to be written down.
+fn plain() -> Config {
+    Config { connections_start: 4, ..Config::default() }
+}
+
 pub(super) fn schedule(config: &Config) -> Schedule<&'static str> {
     Schedule::new(Limits { unknown: false, ..Limits::new(config) }, 1)
 }
@@ -49,11 +54,11 @@ pub(super) fn seconds(n: f64) -> Duration {
 #[test]
 fn an_origin_shows_first_that_it_knows_ranges() {
     let now = Instant::now();
-    let mut schedule = Schedule::<&str>::new(Limits::new(&Config::default()), 1);
+    let mut schedule = Schedule::<&str>::new(Limits::new(&plain()), 1);
     let first = orders(&schedule.on(Event::Add(file(1, 1000, Shape::Ranges)), now));
     assert_eq!(first.len(), 1);
     assert_eq!(orders(&schedule.on(Event::Answered { part: first[0].part }, now)).len(), 3);
-    let mut schedule = Schedule::<&str>::new(Limits::new(&Config::default()), 1);
+    let mut schedule = Schedule::<&str>::new(Limits::new(&plain()), 1);
     let first = orders(&schedule.on(Event::Add(file(1, 1000, Shape::Ranges)), now));
     let again = orders(&schedule.on(Event::Ended { part: first[0].part, end: PartEnd::RangesIgnored }, now));
     assert_eq!(
@@ -68,7 +73,7 @@ fn an_origin_shows_first_that_it_knows_ranges() {
 #[test]
 fn a_file_is_asked_for_from_its_start_in_parts() {
     let now = Instant::now();
-    let mut schedule = schedule(&Config::default());
+    let mut schedule = schedule(&plain());
     let opened = orders(&schedule.on(Event::Add(file(1, 1000, Shape::Ranges)), now));
     let ranges: Vec<_> = opened.iter().map(|order| order.groups.clone()).collect();
     assert_eq!(ranges, [0..16, 16..32, 32..48, 48..64]);
@@ -76,18 +81,18 @@ fn a_file_is_asked_for_from_its_start_in_parts() {
 
 #[test]
 fn parts_shrink_towards_the_end_and_leave_no_crumbs() {
-    let mut schedule = schedule(&Config::default());
+    let mut schedule = schedule(&plain());
     let opened = orders(&schedule.on(Event::Add(file(1, 33, Shape::Ranges)), Instant::now()));
     let sizes: Vec<_> = opened.iter().map(|order| order.groups.end - order.groups.start).collect();
     assert_eq!(sizes, [5, 4, 4, 4]);
-    let mut one = self::schedule(&Config::default());
+    let mut one = self::schedule(&plain());
     assert_eq!(orders(&one.on(Event::Add(file(1, 5, Shape::Ranges)), Instant::now()))[0].groups, 0..5);
 }
 
 #[test]
 fn several_files_are_under_way_but_not_all() {
     let now = Instant::now();
-    let config = Config { connections_start: 16, ..Config::default() };
+    let config = Config { connections_start: 16, ..plain() };
     let mut schedule = schedule(&config);
     let mut opened = Vec::new();
     for id in 0..8 {
@@ -105,7 +110,7 @@ fn several_files_are_under_way_but_not_all() {
 #[test]
 fn small_files_use_connections_beyond_the_measured_number() {
     let now = Instant::now();
-    let mut schedule = schedule(&Config::default());
+    let mut schedule = schedule(&plain());
     schedule.on(Event::Add(file(0, 1000, Shape::Ranges)), now);
     for id in 1..100 {
         schedule.on(Event::Add(file(id, 1, Shape::Whole)), now);
@@ -117,7 +122,7 @@ fn small_files_use_connections_beyond_the_measured_number() {
 
 #[test]
 fn an_empty_file_needs_no_request() {
-    let mut schedule = schedule(&Config::default());
+    let mut schedule = schedule(&plain());
     for shape in [Shape::Whole, Shape::Ranges] {
         let new = NewFile { missing: Vec::new(), ..file(1, 1, shape) };
         assert_eq!(closes(&schedule.on(Event::Add(new), Instant::now())), [(1, Outcome::Done)]);
@@ -127,7 +132,7 @@ fn an_empty_file_needs_no_request() {
 #[test]
 fn demand_goes_first_and_prefetch_does_not_starve() {
     let now = Instant::now();
-    let config = Config { connections_start: 8, connections_max: 8, connections_total: 8, ..Config::default() };
+    let config = Config { connections_start: 8, connections_max: 8, connections_total: 8, ..plain() };
     let mut schedule = schedule(&config);
     let prefetch = NewFile { class: Priority::Prefetch, ..file(1, 1000, Shape::Ranges) };
     let mut running = orders(&schedule.on(Event::Add(prefetch), now));
@@ -149,8 +154,7 @@ fn demand_goes_first_and_prefetch_does_not_starve() {
 #[test]
 fn a_straggler_gives_half_of_its_rest_away() {
     let start = Instant::now();
-    let config =
-        Config { connections_start: 2, part_bytes: crate::base::units::ByteSize(8 * MIB), ..Config::default() };
+    let config = Config { connections_start: 2, part_bytes: crate::base::units::ByteSize(8 * MIB), ..plain() };
     let mut schedule = schedule(&config);
     let opened = orders(&schedule.on(Event::Add(file(1, 32, Shape::Ranges)), start));
     let (slow, fast) = (opened[0].clone(), opened[1].clone());
@@ -183,7 +187,7 @@ fn a_straggler_gives_half_of_its_rest_away() {
 #[test]
 fn a_break_costs_what_had_not_arrived() {
     let start = Instant::now();
-    let mut schedule = schedule(&Config { connections_start: 1, ..Config::default() });
+    let mut schedule = schedule(&Config { connections_start: 1, ..plain() });
     let order = orders(&schedule.on(Event::Add(file(1, 16, Shape::Ranges)), start)).remove(0);
     let groups = order.groups.start..order.groups.start + 3;
     schedule.on(Event::Arrived { part: order.part, groups }, start);
@@ -200,7 +204,7 @@ fn a_break_costs_what_had_not_arrived() {
 fn tries_without_progress_are_bounded() {
     for (remedy, expected) in [(Remedy::Retry, 8), (Remedy::RetryLittle, 3), (Remedy::GiveUp, 1)] {
         let mut now = Instant::now();
-        let mut schedule = schedule(&Config::default());
+        let mut schedule = schedule(&plain());
         let mut order = orders(&schedule.on(Event::Add(file(1, 1, Shape::Whole)), now)).remove(0);
         let mut tries = 1;
         loop {
@@ -221,7 +225,7 @@ fn tries_without_progress_are_bounded() {
 #[test]
 fn an_origin_that_is_down_is_asked_by_one_connection_and_given_up() {
     let mut now = Instant::now();
-    let mut schedule = schedule(&Config::default());
+    let mut schedule = schedule(&plain());
     let mut open = Vec::new();
     for id in 0..1000 {
         open.extend(orders(&schedule.on(Event::Add(file(id, 1, Shape::Whole)), now)));
@@ -247,7 +251,7 @@ fn an_origin_that_is_down_is_asked_by_one_connection_and_given_up() {
 #[test]
 fn a_request_to_slow_down_is_obeyed_by_all() {
     let start = Instant::now();
-    let mut schedule = schedule(&Config { connections_start: 8, ..Config::default() });
+    let mut schedule = schedule(&Config { connections_start: 8, ..plain() });
     let opened = orders(&schedule.on(Event::Add(file(1, 1000, Shape::Ranges)), start));
     assert_eq!(opened.len(), 8);
     for order in &opened {
@@ -270,7 +274,7 @@ fn a_request_to_slow_down_is_obeyed_by_all() {
 #[test]
 fn an_origin_without_ranges_is_read_in_one_stream() {
     let now = Instant::now();
-    let mut schedule = schedule(&Config::default());
+    let mut schedule = schedule(&plain());
     let opened = orders(&schedule.on(Event::Add(file(1, 64, Shape::Ranges)), now));
     let arrived = Event::Arrived { part: opened[0].part, groups: 0..2 };
     schedule.on(arrived, now);
@@ -293,7 +297,7 @@ fn an_origin_without_ranges_is_read_in_one_stream() {
 #[test]
 fn what_has_no_version_starts_over_when_it_breaks() {
     let now = Instant::now();
-    let mut schedule = schedule(&Config::default());
+    let mut schedule = schedule(&plain());
     let order = orders(&schedule.on(Event::Add(file(1, 8, Shape::Sequential)), now)).remove(0);
     schedule.on(Event::Arrived { part: order.part, groups: 0..1 }, now);
     let end = PartEnd::Failed("reset", Remedy::Retry);
@@ -304,7 +308,7 @@ fn what_has_no_version_starts_over_when_it_breaks() {
 #[test]
 fn a_file_nobody_wants_closes_after_its_parts() {
     let now = Instant::now();
-    let mut schedule = schedule(&Config { connections_start: 2, ..Config::default() });
+    let mut schedule = schedule(&Config { connections_start: 2, ..plain() });
     let opened = orders(&schedule.on(Event::Add(file(1, 64, Shape::Ranges)), now));
     let actions = schedule.on(Event::Remove(FileId(1)), now);
     assert_eq!(actions.iter().filter(|act| matches!(act, Action::Abort(_))).count(), 2);
@@ -523,7 +527,7 @@ proptest! {
         total in 1_u32..24,
         start in 1_u32..16,
     ) {
-        let config = Config { connections_total: total, connections_start: start, ..Config::default() };
+        let config = Config { connections_total: total, connections_start: start, ..plain() };
         let files: BTreeMap<FileId, NewFile> = files
             .into_iter()
             .enumerate()

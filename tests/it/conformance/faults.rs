@@ -54,9 +54,8 @@ impl Sending {
         assert_eq!(self.told.load(Ordering::Relaxed), self.bytes.len() as i64, "every byte is told of once");
         let (reference, origin) = open(self.here);
         let resolved = resolve(&*origin, &reference).await;
-        let body = origin.open(&resolved.files[0], 0..self.bytes.len() as u64).await.unwrap();
-        let pieces: Vec<bytes::Bytes> = futures_util::TryStreamExt::try_collect(body.stream).await.unwrap();
-        assert!(pieces.concat() == self.bytes, "what was sent is there");
+        let mut body = origin.open(&resolved.files[0], 0..self.bytes.len() as u64).await.unwrap();
+        assert!(body.bytes.read_up_to(self.bytes.len()).await.unwrap() == self.bytes, "what was sent is there");
     }
 
     /// Nothing is there.

@@ -1,0 +1,222 @@
+//! Connections for large bodies, read by ourselves.
+//!
+//! An HTTP library reads the socket into memory of its own and hands that out in pieces, to be copied once more into the
+//! buffer that is hashed and written. On a node whose cores are what limits a fetch, that copy and the allocations behind it
+//! cost a tenth of everything. So a range is asked for here: one request, one head, and then the socket is read straight into
+//! the caller's buffer.
+//!
+//! It is done for what large files are fetched by and for nothing else: a GET without a proxy, whose answer has a
+//! `Content-Length`. An answer in chunks, or without a length, is let go and asked for again by the ordinary client, and its
+//! server from then on. A connection that cannot be made at all is tried by the ordinary client too, which has the words for
+//! everything that can be wrong with one.
+//!
+//! Addresses are judged by the same look-up as the ordinary client's ([`super::resolve`]), and a connection that was made for
+//! one reach never serves another.
+//!
+//! Turned down: `hyper` on connections of our own, which has the same buffer inside; and `splice` from the socket to the file,
+//! which cannot hash what passes.
+
+mod connect;
+mod head;
+mod incoming;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, Request, Response, StatusCode};
+use tokio::io::AsyncWriteExt;
+use url::{Host, Url};
+
+use self::connect::{Connecting, Line};
+use self::head::{Head, HeadError};
+pub(in crate::origin) use self::incoming::Incoming;
+use super::address::Reach;
+use super::tls::Tls;
+use crate::model::source::SourceError;
+use crate::origin::excerpt::excerpt;
+
+/// The connections of a process.
+#[derive(Debug)]
+pub(super) struct Wires {
+    tls: Arc<Tls>,
+    connect_timeout: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    idle: HashMap<Place, Vec<(Instant, Line)>>,
+    /// Servers whose answers have no length.
+    unsuited: HashSet<Place>,
+}
+
+/// Where a connection leads, and how far it may.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    tls: bool,
+    host: Host<String>,
+    port: u16,
+    reach: Reach,
+}
+
+/// What comes back.
+pub(super) enum Outcome {
+    /// The head of a success, whose bytes are still to come.
+    Begun(Response, Incoming),
+    /// Any other answer, with as much of its body as is worth reading.
+    Answered(Response),
+    /// It has to be asked for in the ordinary way.
+    Unsuited,
+}
+
+/// Idle connections kept to one place: as many as transfers ever open to it.
+const IDLE: usize = 64;
+/// How long. Servers close after 5 s (Node), 20 s (S3) or 75 s (nginx); one that was closed meanwhile costs a try.
+const IDLE_TIME: Duration = Duration::from_secs(15);
+/// Servers remembered for being unsuited. One that is forgotten costs a request.
+const UNSUITED: usize = 1024;
+/// What is read of the body of a refusal; see [`crate::origin::range::Reply`].
+const REFUSAL: usize = 8 << 10;
+
+// === impl Wires ===
+
+impl Wires {
+    pub(super) fn new(tls: Arc<Tls>, connect_timeout: Duration) -> Self {
+        Self { tls, connect_timeout, state: Mutex::default() }
+    }
+
+    /// Sends a GET and reads the head of its answer. How long that may take is for the caller to say, and so is whether
+    /// `request` may be sent so far.
+    ///
+    /// # Errors
+    /// `Stalled` for a connection that does not come about in time, `Unavailable` for one that breaks, `Protocol` for an answer
+    /// that is none.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        request: &Request,
+        reach: Reach,
+        what: &str,
+    ) -> Result<Outcome, SourceError> {
+        let Some(place) = Place::of(request.url(), reach) else { return Ok(Outcome::Unsuited) };
+        if request.method() != Method::GET || self.state().unsuited.contains(&place) {
+            return Ok(Outcome::Unsuited);
+        }
+        let text = head::request(request);
+        loop {
+            let (mut line, used) = match self.idle(&place) {
+                Some(line) => (line, true),
+                None => match self.connect(&place).await {
+                    Connecting::Made(line) => (line, false),
+                    Connecting::Late => {
+                        return Err(SourceError::Stalled { what: what.to_owned(), after: self.connect_timeout });
+                    }
+                    Connecting::Failed => return Ok(Outcome::Unsuited),
+                },
+            };
+            match exchange(&mut line, &text).await {
+                Ok((head, rest)) => return self.answered(place, line, head, rest, what).await,
+                // The server had closed it while nobody looked.
+                Err(HeadError::Broken { began: false, .. }) if used => {}
+                Err(HeadError::Broken { detail, .. }) => {
+                    return Err(SourceError::Unavailable { what: what.to_owned(), detail: excerpt(&detail) });
+                }
+                Err(HeadError::Unreadable(detail)) => {
+                    return Err(SourceError::Protocol { what: what.to_owned(), detail });
+                }
+            }
+        }
+    }
+
+    async fn answered(
+        self: &Arc<Self>,
+        place: Place,
+        line: Line,
+        head: Head,
+        rest: Vec<u8>,
+        what: &str,
+    ) -> Result<Outcome, SourceError> {
+        let Some(length) = head.length else {
+            tracing::debug!(what, "an answer has no length: its server is asked in the ordinary way from now on");
+            let mut state = self.state();
+            if state.unsuited.len() < UNSUITED {
+                state.unsuited.insert(place);
+            }
+            return Ok(Outcome::Unsuited);
+        };
+        let (keep, status) = (head.keeps, head.status);
+        let home = keep.then(|| (Arc::clone(self), place));
+        let mut incoming = Incoming::new(line, rest, length, home);
+        if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+            return Ok(Outcome::Begun(head.response(Vec::new()), incoming));
+        }
+        // A body that breaks off is what has come of it by then.
+        let mut body = vec![0; REFUSAL.min(usize::try_from(length).unwrap_or(REFUSAL))];
+        let mut filled = 0;
+        while filled < body.len() {
+            match incoming.read(&mut body[filled..]).await {
+                Ok(0) | Err(_) => break,
+                Ok(read) => filled += read,
+            }
+        }
+        body.truncate(filled);
+        Ok(Outcome::Answered(head.response(body)))
+    }
+
+    /// An idle connection, the one that was used last.
+    fn idle(&self, place: &Place) -> Option<Line> {
+        let mut state = self.state();
+        let idle = state.idle.get_mut(place)?;
+        let now = Instant::now();
+        while let Some((since, line)) = idle.pop() {
+            if now.duration_since(since) > IDLE_TIME {
+                // Those below have waited longer.
+                idle.clear();
+                return None;
+            }
+            if line.is_open() {
+                return Some(line);
+            }
+        }
+        None
+    }
+
+    /// Takes a connection back that has nothing more to say.
+    fn give_back(&self, place: Place, line: Line) {
+        let mut state = self.state();
+        let now = Instant::now();
+        state.idle.retain(|_, idle| {
+            idle.retain(|(since, _)| now.duration_since(*since) <= IDLE_TIME);
+            !idle.is_empty()
+        });
+        let idle = state.idle.entry(place).or_default();
+        if idle.len() < IDLE {
+            idle.push((now, line));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends a request and reads the head of its answer, and what has come with it of the body.
+async fn exchange(line: &mut Line, text: &[u8]) -> Result<(Head, Vec<u8>), HeadError> {
+    let broken = |error: std::io::Error| HeadError::Broken { began: false, detail: error.to_string() };
+    line.write_all(text).await.map_err(broken)?;
+    line.flush().await.map_err(broken)?;
+    head::read(line).await
+}
+
+// === impl Place ===
+
+impl Place {
+    fn of(url: &Url, reach: Reach) -> Option<Self> {
+        let tls = match url.scheme() {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        Some(Self { tls, host: url.host()?.to_owned(), port: url.port_or_known_default()?, reach })
+    }
+}

@@ -1,0 +1,198 @@
+//! Bodies read straight from the socket: which connection serves what, and what is left to the ordinary client.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use preheat::model::Rights;
+use preheat::model::source::{Origin, RemoteFile, SourceError};
+use preheat::origin::{Config, Origins};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const SIZE: u64 = 100_000;
+
+/// A server of one file of [`SIZE`] bytes. How it answers a range is up to the test; everything else it does well.
+struct Server {
+    origin: Arc<dyn Origin>,
+    file: RemoteFile,
+    /// For each request of a range: the connection that it came over.
+    asked: Arc<Mutex<Vec<usize>>>,
+}
+
+/// What is sent for a range.
+struct Sent {
+    bytes: Vec<u8>,
+    /// The connection ends here, whatever the head said.
+    closes: bool,
+}
+
+impl Server {
+    async fn start(answer: impl Fn(Range<u64>) -> Sent + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/model.safetensors", listener.local_addr().unwrap());
+        let (asked, answer) = (Arc::<Mutex<Vec<usize>>>::default(), Arc::new(answer));
+        let seen = Arc::clone(&asked);
+        tokio::spawn(async move {
+            for number in 0.. {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(serve(stream, number, Arc::clone(&seen), Arc::clone(&answer)));
+            }
+        });
+        let reference = url.parse().unwrap();
+        let origin = Origins::unguarded(Config::default()).unwrap().open(&reference, &Rights::Own).unwrap();
+        let file = origin.resolve(&reference).await.unwrap().files.remove(0);
+        assert_eq!((file.size, asked.lock().unwrap().len()), (SIZE, 0));
+        Self { origin, file, asked }
+    }
+
+    async fn read(&self, range: Range<u64>) -> Result<Vec<u8>, SourceError> {
+        self.origin.open(&self.file, range).await?.bytes.read_up_to(SIZE as usize).await
+    }
+
+    async fn reads(&self, range: Range<u64>) {
+        assert_eq!(self.read(range.clone()).await.unwrap(), content(range));
+    }
+
+    fn asked(&self) -> Vec<usize> {
+        std::mem::take(&mut *self.asked.lock().unwrap())
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    number: usize,
+    asked: Arc<Mutex<Vec<usize>>>,
+    answer: Arc<impl Fn(Range<u64>) -> Sent>,
+) {
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let Ok(byte) = stream.read_u8().await else { return };
+            head.push(byte);
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        let range = head.lines().find_map(|line| line.strip_prefix("range: bytes="));
+        let sent = match range {
+            Some(range) => {
+                let (first, last) = range.split_once('-').unwrap();
+                asked.lock().unwrap().push(number);
+                answer(first.parse().unwrap()..last.parse::<u64>().unwrap() + 1)
+            }
+            None => Sent {
+                bytes: format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\netag: \"e\"\r\n\r\n").into(),
+                closes: false,
+            },
+        };
+        // Whoever has gone has gone.
+        if stream.write_all(&sent.bytes).await.is_err() || sent.closes {
+            return;
+        }
+    }
+}
+
+fn content(range: Range<u64>) -> Vec<u8> {
+    range.map(|at| (at % 251) as u8).collect()
+}
+
+/// A good answer, with more lines in its head.
+fn good(range: Range<u64>, fields: &str) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes {}-{}/{SIZE}\r\ncontent-length: {}\r\netag: \"e\"\r\n{fields}\r\n",
+        range.start,
+        range.end - 1,
+        range.end - range.start
+    );
+    [head.into_bytes(), content(range)].concat()
+}
+
+fn stays(bytes: Vec<u8>) -> Sent {
+    Sent { bytes, closes: false }
+}
+
+#[tokio::test]
+async fn a_connection_serves_one_range_after_the_other() {
+    let server = Server::start(|range| stays(good(range, ""))).await;
+    for range in [0..10, 10..SIZE, 5..6] {
+        server.reads(range).await;
+    }
+    let asked = server.asked();
+    assert!(asked.iter().all(|connection| *connection == asked[0]), "{asked:?}");
+    // Two at a time take two, and one that is dropped in the middle is not used again.
+    let (one, two) = tokio::join!(server.origin.open(&server.file, 0..SIZE), server.origin.open(&server.file, 0..SIZE));
+    drop((one.unwrap(), two.unwrap()));
+    server.reads(0..10).await;
+    let asked = server.asked();
+    assert!(asked[0] != asked[1] && !asked[..2].contains(&asked[2]), "{asked:?}");
+}
+
+#[tokio::test]
+async fn an_end_that_nobody_saw_costs_a_connection_and_no_error() {
+    let server = Server::start(|range| Sent { bytes: good(range, ""), closes: true }).await;
+    for _ in 0..3 {
+        server.reads(0..10).await;
+    }
+    let said = Server::start(|range| Sent { bytes: good(range, "connection: close\r\n"), closes: false }).await;
+    said.reads(0..10).await;
+    said.reads(0..10).await;
+    for asked in [server.asked(), said.asked()] {
+        assert!(asked.is_sorted_by(|one, next| one < next), "each its own connection: {asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_length_is_left_to_the_ordinary_client_from_then_on() {
+    let chunked = |range: Range<u64>| {
+        let body = content(range.clone());
+        let head = format!(
+            "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes {}-{}/{SIZE}\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n",
+            range.start,
+            range.end - 1,
+            body.len()
+        );
+        stays([head.into_bytes(), body, b"\r\n0\r\n\r\n".to_vec()].concat())
+    };
+    let server = Server::start(chunked).await;
+    server.reads(0..1000).await;
+    assert_eq!(server.asked().len(), 2, "once by each client");
+    server.reads(1000..SIZE).await;
+    assert_eq!(server.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn interim_answers_are_passed_over() {
+    let hints = b"HTTP/1.1 103 Early Hints\r\nlink: <x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
+    let server = Server::start(|range| stays([hints.to_vec(), good(range, "")].concat())).await;
+    server.reads(0..SIZE).await;
+    let endless = Server::start(|_| stays(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(100))).await;
+    let error = endless.read(0..10).await.unwrap_err();
+    assert!(matches!(error, SourceError::Protocol { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn bytes_behind_an_answer_never_begin_the_next_one() {
+    let server = Server::start(|range| stays([good(range, ""), b"HTTP/1.1 206 trap\r\n".to_vec()].concat())).await;
+    server.reads(0..10).await;
+    server.reads(10..20).await;
+    let asked = server.asked();
+    assert_ne!(asked[0], asked[1], "a connection with something left on it is not used again");
+}
+
+#[tokio::test]
+async fn what_breaks_off_or_is_no_answer_says_so() {
+    let short = |range: Range<u64>| {
+        let mut bytes = good(range, "");
+        bytes.truncate(bytes.len() - 7);
+        Sent { bytes, closes: true }
+    };
+    for (sent, says) in [
+        (short as fn(Range<u64>) -> Sent, "the body ended 7 bytes early"),
+        (|_| Sent { bytes: b"HTTP/1.1 206 Par".to_vec(), closes: true }, "before the head of an answer was complete"),
+        (|_| stays(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), "not HTTP/1.1"),
+        (|_| stays(format!("HTTP/1.1 206 X\r\n{}", "a: b\r\n".repeat(200)).into()), "not HTTP/1.1"),
+        (|_| stays(format!("HTTP/1.1 206 X\r\na: {}", "b".repeat(100_000)).into()), "longer than"),
+        (|_| stays(b"HTTP/1.1 503 X\r\ncontent-length: 4\r\n\r\nbusy".to_vec()), "busy"),
+    ] {
+        let error = Server::start(sent).await.read(0..1000).await.unwrap_err();
+        assert!(error.to_string().contains(says), "{says}: {error}");
+    }
+}
