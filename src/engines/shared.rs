@@ -30,7 +30,7 @@ use super::shelf::{self, Held};
 use super::{EngineError, blocking};
 use crate::digest::{GROUP_BYTES, Hash};
 use crate::model::sink::{Content, Existing, Put, Sink, Stored};
-use crate::model::source::{Origin, RemoteFile, SourceError};
+use crate::model::source::{Origin, RemoteFile, SourceError, read_range};
 use crate::model::{
     BUNDLE_DOCUMENT_LIMIT, Bundle, BundleId, FilePath, FlightKey, OriginId, Pack, Rights, SIGNATURE_LIMIT, Signature,
     Tenant,
@@ -106,7 +106,7 @@ impl Shared {
     }
 
     async fn range(&self, file: &RemoteFile, range: std::ops::Range<u64>) -> Result<Vec<u8>, SourceError> {
-        again(|| collect(self.source.as_ref(), file, range.clone())).await
+        again(|| read_range(self.source.as_ref(), file, range.clone())).await
     }
 
     /// A small object, whole; `None` if it is not there.
@@ -409,24 +409,4 @@ where
         wait *= 2;
     }
     call().await
-}
-
-async fn collect(source: &dyn Origin, file: &RemoteFile, range: std::ops::Range<u64>) -> Result<Vec<u8>, SourceError> {
-    let wanted = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-    let mut body = source.open(file, range.clone()).await?;
-    let mut skip = range.start - body.start.min(range.start);
-    let mut bytes = Vec::with_capacity(wanted.min(64 << 20));
-    while bytes.len() < wanted {
-        let Some(piece) = body.stream.next().await else { break };
-        let piece = piece?;
-        let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
-        skip -= passed as u64;
-        let take = (piece.len() - passed).min(wanted - bytes.len());
-        bytes.extend_from_slice(&piece[passed..passed + take]);
-    }
-    if bytes.len() == wanted {
-        return Ok(bytes);
-    }
-    let detail = format!("{} bytes came of {wanted}", bytes.len());
-    Err(SourceError::Unavailable { what: file.locator.clone(), detail })
 }

@@ -65,6 +65,9 @@ pub struct RangeBody {
     pub bytes: Box<dyn Body>,
 }
 
+/// Read at a time of what is passed over.
+const PAST: usize = 64 << 10;
+
 /// Whatever can go wrong between us and a source.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SourceError {
@@ -177,6 +180,34 @@ pub trait Origin: RangeSource {
         let _ = resolution;
         Ok(())
     }
+}
+
+/// A range of a file in memory: for what is small.
+///
+/// # Errors
+/// Those of the source; `Unavailable` if the body ends early.
+pub async fn read_range(
+    source: &dyn RangeSource,
+    file: &RemoteFile,
+    range: Range<u64>,
+) -> Result<Vec<u8>, SourceError> {
+    let wanted = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+    let mut body = source.open(file, range.clone()).await?;
+    let (mut before, mut past) = (range.start.saturating_sub(body.start), vec![0; PAST]);
+    while before > 0 {
+        let most = past.len().min(usize::try_from(before).unwrap_or(usize::MAX));
+        match body.bytes.read(&mut past[..most]).await? {
+            0 => break,
+            read => before -= read as u64,
+        }
+    }
+    let mut bytes = body.bytes.read_up_to(wanted).await?;
+    bytes.truncate(wanted);
+    if bytes.len() == wanted {
+        return Ok(bytes);
+    }
+    let detail = format!("{} bytes came of {wanted}", bytes.len());
+    Err(SourceError::Unavailable { what: file.locator.clone(), detail })
 }
 
 fn for_so_long(wait: Option<Duration>) -> String {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::selected::{Listed, of_manifest};
-use crate::model::source::{RangeSource, RemoteFile, Resolution, SourceError, Validator};
+use crate::model::source::{RangeSource, RemoteFile, Resolution, SourceError, Validator, read_range};
 use crate::model::{DOCUMENT_LIMIT, FilePath, Manifest, OriginId, Selection};
 
 /// The resolution of a place by its manifest; `None` if it publishes none. `what` is the place, safe to print.
@@ -66,11 +66,5 @@ async fn read(source: &dyn RangeSource, listed: &Listed) -> Result<Vec<u8>, Sour
         blake3: None,
         outboard: None,
     };
-    let mut body = source.open(&file, 0..file.size).await?;
-    let bytes = body.bytes.read_up_to(usize::try_from(file.size).unwrap_or(usize::MAX - 1)).await?;
-    if bytes.len() as u64 != file.size {
-        let detail = format!("{} bytes came of {}", bytes.len(), file.size);
-        return Err(SourceError::Unavailable { what: file.locator, detail });
-    }
-    Ok(bytes)
+    read_range(source, &file, 0..file.size).await
 }

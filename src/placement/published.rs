@@ -16,7 +16,7 @@ use super::{HashedFile, PlacementError};
 use crate::base::units::MIB;
 use crate::digest::{Declared, Running, group_count, group_cv, group_range};
 use crate::model::sink::{Sink, Stored};
-use crate::model::source::{RangeSource, RemoteFile, SourceError};
+use crate::model::source::{RangeSource, RemoteFile, SourceError, read_range};
 use crate::model::{DOCUMENT_LIMIT, FilePath, Manifest};
 use crate::sys::read_write::pread_exact;
 
@@ -72,7 +72,7 @@ impl Place {
         let remote = self.remote(&file.path, stored);
         for group in 0..group_count(file.size) {
             let range = group_range(file.size, group);
-            let bytes = collect(&*self.source, &remote, range).await?;
+            let bytes = read_range(&*self.source, &remote, range).await?;
             if Some(group_cv(file.size, group, &bytes)) != file.outboard.group(group) {
                 return Ok(false);
             }
@@ -97,14 +97,14 @@ impl Place {
         let remote = self.remote(path, stored);
         let mut wait = WAIT;
         for _ in 1..TRIES {
-            match collect(&*self.source, &remote, 0..stored.size).await {
+            match read_range(&*self.source, &remote, 0..stored.size).await {
                 Err(error) if error.kind().is_retryable() => {}
                 outcome => return Ok(outcome?),
             }
             tokio::time::sleep(wait).await;
             wait *= 2;
         }
-        Ok(collect(&*self.source, &remote, 0..stored.size).await?)
+        Ok(read_range(&*self.source, &remote, 0..stored.size).await?)
     }
 
     fn remote(&self, path: &FilePath, stored: &Stored) -> RemoteFile {
@@ -118,33 +118,6 @@ impl Place {
             outboard: None,
         }
     }
-}
-
-/// Read at a time of what is passed over.
-const PAST: usize = 64 << 10;
-
-async fn collect(
-    source: &dyn RangeSource,
-    file: &RemoteFile,
-    range: std::ops::Range<u64>,
-) -> Result<Vec<u8>, SourceError> {
-    let wanted = (range.end - range.start) as usize;
-    let mut body = source.open(file, range.clone()).await?;
-    let (mut skip, mut past) = (range.start - body.start, vec![0; PAST]);
-    while skip > 0 {
-        let most = past.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
-        match body.bytes.read(&mut past[..most]).await? {
-            0 => break,
-            read => skip -= read as u64,
-        }
-    }
-    let mut bytes = body.bytes.read_up_to(wanted).await?;
-    bytes.truncate(wanted);
-    if bytes.len() == wanted {
-        return Ok(bytes);
-    }
-    let detail = format!("{} bytes came of {wanted}", bytes.len());
-    Err(SourceError::Unavailable { what: file.locator.clone(), detail })
 }
 
 /// Whether a local file has all of these digests. Blocking.
