@@ -19,6 +19,7 @@ def main():
     parser.add_argument("--json", metavar="FILE", help="writes everything that was measured")
     parser.add_argument("--quick", action="store_true", help="small models: does it work, not how fast")
     parser.add_argument("--client", action="append", metavar="WORD", help="only clients whose names have this in them; may be repeated")
+    parser.add_argument("--with-runai", action="store_true", help="with Run:ai's streamer, which needs torch: 1.5 GB in $PREHEAT_CACHE")
     parser.add_argument("--from", dest="earlier", action="append", default=[], metavar="FILE", help="measures nothing: takes what --json wrote; several are put together")
     parser.add_argument("--docs", metavar="DIR", help="writes RESULTS.md, CAPACITY.md and pictures there, as far as what was measured goes")
     parser.add_argument("--list", action="store_true", help="names the scenarios")
@@ -69,7 +70,7 @@ def measured(options):
     from bench import context, measure, report, rounds
 
     rounds.say("building")
-    given = context.Context(options.quick, options.rounds, options.client)
+    given = context.Context(options.quick, options.rounds, options.client, options.with_runai)
     measure.share_two_cores()
     facts = {"machine": report.machine(), "preheat": report.revision(context.REPOSITORY), "quick": options.quick, "scenarios": {}}
     rounds.say("limits of the machine")

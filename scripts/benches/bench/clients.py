@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from rig import host
+
 PROGRAMS = Path(__file__).with_name("programs")
 VENV = Path(sys.executable).parent
 
@@ -102,6 +104,16 @@ def hf(web, repository, **more):
         return [VENV / "hf", "download", repository, "--local-dir", out / "model", "--max-workers", "8"]
     settings = {"HF_ENDPOINT": getattr(web, "hub_url", web.url), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     return Client("hf download", "sizes", command, settings | more)
+
+
+def runai(web, bucket, prefix, keys, concurrency):
+    """Run:ai's model streamer into memory, torch's import included."""
+    def command(out):
+        urls = [f"s3://{bucket}/{prefix}/{key}" for key in keys]
+        return [host.cache() / "bench-runai" / "bin" / "python3", PROGRAMS / "runai_get.py", *urls]
+    settings = {"RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0", "RUNAI_STREAMER_S3_UNSIGNED": "1", "RUNAI_STREAMER_MEMORY_LIMIT": "-1",
+                "RUNAI_STREAMER_CONCURRENCY": str(concurrency), "RUNAI_STREAMER_OBJ_CONCURRENCY": str(concurrency)}
+    return Client(f"runai streamer, {concurrency} at a time → RAM", "nothing", command, s3_environment(web) | settings, keeps=False)
 
 
 def aria2(urls, connections=8, authority=None):

@@ -19,8 +19,8 @@ GIB, MIB = 1 << 30, 1 << 20
 class Context:
     """One run of the benches. `memory` is a directory on tmpfs, `disk` one on a disk; both go with this program."""
 
-    def __init__(self, quick, rounds, only):
-        self.quick, self.only = quick, only
+    def __init__(self, quick, rounds, only, with_runai):
+        self.quick, self.only, self.with_runai = quick, only, with_runai
         self.rounds = rounds or (1 if quick else 5)
         self.preheat = preheat.binary(features=(), release=True)
         self.yardstick = _yardstick()

@@ -21,7 +21,7 @@ def write(directory, facts):
     (directory / "RESULTS.md").write_text("# Results\n\nWritten by `scripts/bench --from FILE --docs benches`. How it was measured: [README.md](README.md).\n\n" + results(facts))
     if "loopback" in scenarios:
         found = scenarios["loopback"]
-        size = f"{found['shards']} × {found['shard_bytes'] >> 20} MiB from a web server on the same two cores into memory; medians of {found['rounds']} rounds"
+        size = f"{found['shards']} × {found['shard_bytes'] >> 20} MiB from a web server on the same two cores into memory; {report.rounds(found)}"
         (directory / "loopback.svg").write_text(picture.clients(found["clients"], "What a verified byte costs", size))
     if "growth" in scenarios:
         (directory / "growth.svg").write_text(picture.growth(scenarios["growth"], "What grows with what"))

@@ -55,6 +55,9 @@ def _size(context):
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(far.Far(context.yardstick, context.memory / "far", made=made))
         for size in sizes:
+            if shutil.disk_usage(context.disk).free < 1.2 * size * GIB + 4 * GIB:
+                rounds.say(f"  {size} GiB: left out, the disk has no room for it")
+                continue
             gib = size * (1.0 if not context.quick else 1 / 16)
             for way in ("direct", "daemon"):
                 store = context.disk / "store"

@@ -37,6 +37,8 @@ def run(context):
             clients.hf(server, "org/big"),
             clients.aria2(urls),
         ]
+        if context.with_runai:
+            contestants += [clients.runai(server, "models", "big", files, number) for number in (2, 8)]
         contestants = context.chosen(contestants)
         taken = rounds.play(contestants, context.memory, server, model_bytes, context.rounds, large)
     intro = f"{shards} × {each >> 20} MiB of safetensors from nginx (sendfile) on tmpfs to tmpfs, two cores shared with the server"

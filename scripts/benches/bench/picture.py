@@ -73,15 +73,15 @@ def _step(most):
 
 
 def growth(facts, title):
-    """Four panels, both axes by powers: a line at 45° grows in proportion, a level one does not grow."""
+    """Four panels, both axes by powers: a level line does not grow."""
     panels = [_panel_size(facts["size"]), _panel_files(facts["files"]), _panel_fetchers(facts["fetchers"]), _panel_store(facts["store"])]
     width, height = (WIDTH - 2 * MARGIN - 60) / 2, 230
-    body = [f'<text class="quiet" x="{MARGIN}" y="52">Both axes by powers of ten: a level line does not grow, one at the slope of the grid’s diagonal grows in proportion.</text>']
+    body = [f'<text class="quiet" x="{MARGIN}" y="52">Both axes by powers of ten: what stays level does not grow.</text>']
     for number, (heading, lines) in enumerate(panels):
         left = MARGIN + 40 + (number % 2) * (width + 60)
-        top = 100 + (number // 2) * (height + 80)
+        top = 100 + (number // 2) * (height + 130)
         body += _panel(left, top, width - 40, height, heading, lines)
-    return _document(100 + 2 * (height + 80), title, body)
+    return _document(100 + 2 * (height + 130), title, body)
 
 
 def _panel_size(points):
@@ -123,6 +123,6 @@ def _panel(left, top, width, height, heading, lines):
         path = "L".join(f"{across(x):.1f} {up(y):.1f}" for x, y in points)
         body.append(f'<path class="line {tone}-line" d="M{path}"/>')
         body += [f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="3" class="{tone}-text"><title>{name}: {y:.3g} at {x:g}</title></circle>' for x, y in points]
-    for number, (tone, (name, points)) in enumerate(zip(("own", "second", "third"), lines)):
-        body.append(f'<text class="{tone}-text" x="{left + number * width / 3:.1f}" y="{top + height + 34}">{html.escape(name)}</text>')
+    for number, (tone, (name, _)) in enumerate(zip(("own", "second", "third"), lines)):
+        body.append(f'<text class="{tone}-text" x="{left}" y="{top + height + 36 + 18 * number}">{html.escape(name)}</text>')
     return body

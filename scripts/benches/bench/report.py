@@ -33,13 +33,17 @@ def text(facts):
     return facts["text"] if "text" in facts else table(facts)
 
 
+def rounds(facts):
+    """How often it was measured, in words."""
+    return f"medians of {facts['rounds']} rounds" if facts["rounds"] > 1 else "one round"
+
+
 def table(facts):
     """Markdown: one line a client; ratios are to the first, which is preheat."""
     lines = facts["clients"]
     first = next(iter(lines.values()))
-    rounds = f"medians of {facts['rounds']} rounds" if facts["rounds"] > 1 else "one round"
     rows = [
-        f"{facts['intro']}; {rounds}.",
+        f"{facts['intro']}; {rounds(facts)}.",
         "",
         "| client | checks | GB/s | client CPU-s/GB | server CPU-s/GB | peak RSS | speed ÷ preheat | CPU ÷ preheat |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
@@ -73,5 +77,5 @@ def limits_table(limits):
 def write_json(path, facts):
     """Whole or not at all."""
     part = Path(f"{path}.part")
-    part.write_text(json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    part.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     part.rename(path)
