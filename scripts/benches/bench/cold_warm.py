@@ -45,4 +45,4 @@ def run(context):
             client("mmap, page faults", [clients.VENV / "python3", clients.PROGRAMS / "touch.py", "mmap", *files]),
         ])
         taken = rounds.play(contestants, context.memory, None, model_bytes, context.rounds, large)
-    return rounds.table(contestants, taken, model_bytes, f"{shards} × {each >> 20} MiB, cold on disk; preheat's daemon is the server")
+    return rounds.table(contestants, taken, model_bytes, f"{shards} × {each >> 20} MiB, cold on disk; preheat's daemon is the server", both=True)

@@ -42,10 +42,16 @@ def table(facts):
     """Markdown: one line a client; ratios are to the first, which is preheat."""
     lines = facts["clients"]
     first = next(iter(lines.values()))
+    # Where the server is what is measured, or works for the client, both count.
+    both = facts.get("both", False)
+
+    def cpu(line):
+        return line["client_cpu_per_gb"] + (line["server_cpu_per_gb"] if both else 0)
+
     rows = [
         f"{facts['intro']}; {rounds(facts)}.",
         "",
-        "| client | checks | GB/s | client CPU-s/GB | server CPU-s/GB | peak RSS | speed ÷ preheat | CPU ÷ preheat |",
+        f"| client | checks | GB/s | client CPU-s/GB | server CPU-s/GB | peak RSS | speed ÷ preheat | {'all' if both else 'client'} CPU ÷ preheat |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for name, line in lines.items():
@@ -53,7 +59,7 @@ def table(facts):
         rows.append(
             f"| {name}{mark} | {line['checks']} | {line['gb_per_second']:.2f} | {line['client_cpu_per_gb']:.2f} | {line['server_cpu_per_gb']:.2f} "
             f"| {line['peak_rss'] / 2**20:.0f} MiB | {line['gb_per_second'] / first['gb_per_second']:.2f} "
-            f"| {line['client_cpu_per_gb'] / first['client_cpu_per_gb']:.2f} |"
+            f"| {cpu(line) / cpu(first):.2f} |"
         )
     if any(line["flags"] for line in lines.values()):
         flags = sorted({flag for line in lines.values() for flag in line["flags"]})

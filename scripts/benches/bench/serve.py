@@ -34,4 +34,4 @@ def run(context):
         ])
         taken = rounds.play(contestants, context.memory, None, model_bytes, context.rounds, large)
     intro = f"{shards} × {each >> 20} MiB in memory, ranges of 64 MiB over four connections to one client that throws them away: the server's time is what counts"
-    return rounds.table(contestants, taken, model_bytes, intro)
+    return rounds.table(contestants, taken, model_bytes, intro, both=True)
