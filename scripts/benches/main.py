@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "rigs"))
 
-SCENARIOS = ("loopback", "stages", "sha256", "real-origin", "second", "warm-read", "cold-warm", "serve", "growth")
+SCENARIOS = ("loopback", "stages", "sha256", "real-origin", "silence", "second", "warm-read", "cold-warm", "serve", "growth")
 
 
 def main():
