@@ -9,15 +9,16 @@ use preheat::model::tensor::check_header;
 use preheat::model::{FilePath, Kind, Manifest, ManifestEntry, Reference};
 
 /// One piece.
-pub struct Case {
+pub(crate) struct Case {
     /// What it is called, in budgets too.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Bytes that it goes through, where that is what it does.
-    pub bytes: Option<u64>,
+    pub(crate) bytes: Option<u64>,
     /// How often `counts.rs` does it, so that what varies from process to process (the seeds of hash maps) does not show.
-    pub times: u32,
+    #[allow(dead_code, reason = "Criterion repeats as it likes")]
+    pub(crate) times: u32,
     /// Does it once.
-    pub run: Box<dyn Fn()>,
+    pub(crate) run: Box<dyn Fn()>,
 }
 
 /// All of them.
@@ -25,7 +26,7 @@ pub struct Case {
 /// # Panics
 /// When preheat refuses what is made here.
 #[must_use]
-pub fn all() -> Vec<Case> {
+pub(crate) fn all() -> Vec<Case> {
     let group: Vec<u8> = (0..GROUP_BYTES).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 8) as u8).collect();
     // 16 GiB of groups.
     let values: Vec<GroupCv> =
