@@ -13,6 +13,7 @@ pub(crate) struct Case {
     /// What it is called, in budgets too.
     pub(crate) name: &'static str,
     /// Bytes that it goes through, where that is what it does.
+    #[allow(dead_code, reason = "a count has no rate")]
     pub(crate) bytes: Option<u64>,
     /// How often `counts.rs` does it, so that what varies from process to process (the seeds of hash maps) does not show.
     #[allow(dead_code, reason = "Criterion repeats as it likes")]
