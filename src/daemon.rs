@@ -10,7 +10,8 @@ use crate::access::{Access, Tokens};
 use crate::base::lifecycle::{CancellationToken, Gate};
 use crate::base::units::MIB;
 use crate::config::Settings;
-use crate::doors::{self, Node, Readiness};
+use crate::doors::{self, Captures, Node, Readiness};
+use crate::engines::Engines;
 use crate::model::{OriginId, Tenant};
 use crate::origin::Origins;
 use crate::prewarm::Jobs;
@@ -49,6 +50,11 @@ pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Resul
     let (gate, stop) = (Gate::default(), CancellationToken::new());
     let fetcher = Fetcher::new(store.clone(), Arc::clone(&metrics), settings.transfer.clone())
         .context("start transfer threads")?;
+    let engines = {
+        let origins = Origins::new(settings.engines.origins(&settings.origins))?;
+        let (config, store, metrics) = (settings.engines.clone(), store.clone(), Arc::clone(&metrics));
+        Engines::new(config, store, &origins, metrics)?
+    };
     let access = Access::new(settings.access.clone(), origins, withdraw(&store));
     let jobs = {
         let (config, access) = (settings.prewarm.clone(), access.clone());
@@ -65,6 +71,8 @@ pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Resul
         metrics: Arc::clone(&metrics),
         ready: ready.clone(),
         stop: stop.clone(),
+        engines: engines.clone(),
+        captures: Captures::default(),
         tokens: Arc::new(tokens),
     };
     let background = Gate::default();
@@ -113,6 +121,7 @@ pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Resul
     if tokio::time::timeout(settings.server.drain_timeout.0, drained).await.is_err() {
         tracing::warn!("some answers did not end in time and are broken off");
     }
+    engines.drain().await;
     background.close().await;
     tokio::task::spawn_blocking(move || store.close()).await??;
     tracing::info!("stopped; everything that was readable is durable");

@@ -6,6 +6,7 @@ use crate::access::TokenError;
 use crate::base::ErrorKind;
 use crate::doors::client::ClientError;
 use crate::doors::{BindError, ConfigError};
+use crate::engines::EngineError;
 use crate::engines::fingerprint::FingerprintError;
 use crate::model::engine::KeyError;
 use crate::model::source::SourceError;
@@ -38,6 +39,7 @@ impl CliError {
 pub(super) fn kind_of(error: &anyhow::Error) -> ErrorKind {
     for link in error.chain() {
         let kind = told::<CliError>(link, |error| error.kind)
+            .or_else(|| told::<EngineError>(link, EngineError::kind))
             .or_else(|| told::<StoreError>(link, StoreError::kind))
             .or_else(|| told::<PlacementError>(link, PlacementError::kind))
             .or_else(|| told::<TransferError>(link, TransferError::kind))

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use source::{Effective, Source};
 pub use store::StoreConfig;
 
-use crate::{access, doors, origin, prewarm, transfer};
+use crate::{access, doors, engines, origin, prewarm, transfer};
 
 /// Variables that start like settings and are none.
 const NOT_SETTINGS: [&str; 9] = ["ADDR", "ROOT", "SOCKET", "CONFIG", "TOKEN_FILE", "LOG", "BOOT_ID", "MUTANT", "CACHE"];
@@ -36,6 +36,8 @@ pub struct Settings {
     pub prewarm: prewarm::Config,
     /// Who may read what.
     pub access: access::Config,
+    /// Compiled engines.
+    pub engines: engines::Config,
 }
 
 /// What flags say; each overrides the other sources.
@@ -124,6 +126,7 @@ impl Settings {
         problems.extend(self.transfer.check().into_iter().map(|error| format!("transfer.{error}")));
         problems.extend(self.access.check());
         problems.extend(self.prewarm.check());
+        problems.extend(self.engines.check());
         problems
     }
 }
@@ -164,9 +167,12 @@ fn unknown_keys(figment: &Figment) -> (Vec<String>, Dict) {
 }
 
 /// Keys without a default.
-const OPTIONAL: [&str; 12] = [
+const OPTIONAL: [&str; 15] = [
     "access.bytes_max",
     "access.requests_per_second",
+    "engines.origin",
+    "engines.revocations_file",
+    "engines.signing_key_file",
     "origins.ca_bundle",
     "prewarm.memory_free",
     "prewarm.memory_max",

@@ -46,6 +46,11 @@ pub(super) async fn blob(
     let places = scopes.iter().flat_map(|scope| node.store.naming(scope, &hash)).collect();
     let missing = || problem(ErrorKind::NotFound, format!("blob {hash} is not on this node"));
     reader.may_read(&node, places, missing).await?;
+    give(&node, hash, &method, &headers).await
+}
+
+/// The bytes of a blob that the caller may read, or the range of them that the headers ask for.
+pub(super) async fn give(node: &Node, hash: Hash, method: &Method, headers: &HeaderMap) -> Result<Response, Problem> {
     let (store, metrics) = (node.store.clone(), Arc::clone(&node.metrics));
     let reader = open(&store, &metrics, hash).await?;
     let size = reader.size();
@@ -77,7 +82,7 @@ pub(super) async fn blob(
             .status(StatusCode::PARTIAL_CONTENT)
             .header(header::CONTENT_RANGE, format!("bytes {start}-{}/{size}", end.saturating_sub(1)));
     }
-    let body = if method == Method::HEAD || start == end {
+    let body = if *method == Method::HEAD || start == end {
         Body::empty()
     } else {
         let pieces = Pieces { store, metrics, hash, reader: Arc::new(reader), left: start..end };

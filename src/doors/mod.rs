@@ -14,11 +14,13 @@ mod reader;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use api::engines::Captures;
 pub use config::{Config, ConfigError};
 pub use listen::{BindError, Bound, bind};
 
 use crate::access::{Access, Tokens};
 use crate::base::lifecycle::CancellationToken;
+use crate::engines::Engines;
 use crate::prewarm::Jobs;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -38,6 +40,10 @@ pub struct Node {
     pub ready: Readiness,
     /// Ends event streams and waits at shutdown.
     pub stop: CancellationToken,
+    /// Bundles of compiled engines.
+    pub engines: Engines,
+    /// Captures whose bytes are awaited.
+    pub captures: Captures,
     /// Who is known by what.
     pub tokens: Arc<Tokens>,
 }

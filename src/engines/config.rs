@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::profile::Profile;
 use crate::base::units::{ByteSize, GIB};
 use crate::model::{BundleId, Reference, Signer, Tenant};
+use crate::origin::Listing;
 
 /// Settings of [`super::Engines`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +35,8 @@ pub struct Config {
     pub bundle_bytes_max: ByteSize,
     /// Bundles kept of one key and scope; the oldest go. Two, so that the one before is there when the newest turns out bad.
     pub versions_max: usize,
+    /// Engines beside those that preheat knows, and in place of those of the same name. Read by `preheat run` and `engine`.
+    pub profiles: Vec<Profile>,
 }
 
 /// A signer and what people call it.
@@ -58,6 +62,7 @@ impl Default for Config {
             require_signature: false,
             bundle_bytes_max: ByteSize(8 * GIB),
             versions_max: 2,
+            profiles: Vec::new(),
         }
     }
 }
@@ -93,7 +98,19 @@ impl Config {
                 problems.push(format!("engines.signers: {} is there twice", signer.key));
             }
         }
+        problems.extend(
+            self.profiles.iter().flat_map(Profile::check).map(|problem| format!("engines.profiles: {problem}")),
+        );
         problems
+    }
+
+    /// The origins that the shared origin is one of, by the settings of all: the operator has named it, so that the daemon's own
+    /// credentials may be shown there, and its address may be in the own network.
+    #[must_use]
+    pub fn origins(&self, all: &crate::origin::Config) -> crate::origin::Config {
+        let prefix = self.origin.iter().cloned();
+        let listing = |prefix| Listing { prefix, allow_private: true, credentials: true, scopes: Vec::new() };
+        crate::origin::Config { allow: prefix.map(listing).collect(), ..all.clone() }
     }
 
     /// The shared origin as a reference.

@@ -1,6 +1,7 @@
 //! The library: what whoever starts an engine asks of the bundles, wherever they are kept. One trait, so that a start with a daemon,
 //! a start on a local root and a test are the same code.
 
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -382,6 +383,23 @@ pub trait Library: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `NotFound`, `Corrupt`.
     async fn show(&self, bundle: &BundleId) -> Result<BundleView, EngineError>;
+
+    /// The bytes of a bundle's pack, for an archive. To be read by a thread that may block.
+    ///
+    /// # Errors
+    /// As for [`Library::restore`].
+    async fn pack(&self, bundle: &BundleId) -> Result<Box<dyn Read + Send>, EngineError> {
+        Err(EngineError::refused(format!("bundle {bundle}"), "this library gives no archives"))
+    }
+
+    /// Takes an archive in: what a trusted signer vouches for.
+    ///
+    /// # Errors
+    /// `Denied`, `Corrupt`, `NoSpace`, I/O.
+    async fn import(&self, archive: Box<dyn Read + Send>) -> Result<BundleRef, EngineError> {
+        drop(archive);
+        Err(EngineError::refused("archive", "this library takes none"))
+    }
 
     /// Tells the node how a start went.
     ///

@@ -1,6 +1,7 @@
 //! The library without a daemon: a store of one's own, opened for each call and closed after it, so that many starts on one machine
 //! share it. Whoever runs the command is the identity.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -161,6 +162,21 @@ impl Library for LocalLibrary {
         outcome
     }
 
+    async fn pack(&self, bundle: &BundleId) -> Result<Box<dyn Read + Send>, EngineError> {
+        let store = self.engines().await?;
+        let opened = store.0.open(&self.scope, bundle).await;
+        self.close(store).await?;
+        Ok(Box::new(opened?.pack.0))
+    }
+
+    async fn import(&self, mut archive: Box<dyn Read + Send>) -> Result<BundleRef, EngineError> {
+        let store = self.engines().await?;
+        let (engines, scope) = (store.0.clone(), self.scope.clone());
+        let outcome = blocking(move || engines.import(&scope, archive.as_mut())).await;
+        self.close(store).await?;
+        outcome
+    }
+
     async fn report(&self, _report: &RunReport) -> Result<(), EngineError> {
         // Nobody reads the metrics of a command.
         Ok(())
@@ -177,6 +193,7 @@ impl LocalLibrary {
                 Begun::Done(captured) => Ok(*captured),
                 Begun::Wanted(mut capturing) => {
                     let capturing = blocking(move || {
+                        sending.search()?;
                         sending.read(&mut |bytes| capturing.push(bytes))?;
                         Ok(capturing)
                     })

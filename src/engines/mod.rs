@@ -16,6 +16,7 @@
 //! Turned down: trusting an engine's own cache key (it leaves out what makes a hit crash), one shared directory for all nodes
 //! (engines lock locally, and write where they read), and hard links to blobs (engines write to what they find).
 
+mod archive;
 mod capture;
 mod config;
 pub mod doctor;
@@ -37,6 +38,7 @@ mod shared;
 mod shelf;
 mod unpacking;
 
+pub use archive::export;
 pub use capture::{Begun, Capturing};
 pub use config::{Config, SignerConfig};
 pub use error::EngineError;

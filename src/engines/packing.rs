@@ -38,7 +38,8 @@ pub(super) enum Piece {
 /// A pack under construction.
 #[derive(Debug)]
 pub(super) struct Packing {
-    partial: Partial,
+    /// Taken when it is complete; thrown away otherwise.
+    partial: Option<Partial>,
     pieces: std::vec::IntoIter<Piece>,
     /// The other pack.
     held: Option<(File, PathBuf)>,
@@ -84,7 +85,7 @@ impl Packing {
         let reservation = store.reserve(store.cost_to_begin(&key, size), &[])?;
         let partial = store.begin(key, size, &reservation)?;
         let mut packing = Self {
-            partial,
+            partial: Some(partial),
             hashes: Vec::with_capacity(pieces.len()),
             pieces: pieces.into_iter(),
             held,
@@ -126,7 +127,8 @@ impl Packing {
         if !self.buffer.is_empty() || self.group == 0 {
             self.write_group()?;
         }
-        Ok((self.partial.complete(None, &[])?, self.hashes))
+        let partial = self.partial.take().ok_or(EngineError::Defect)?;
+        Ok((partial.complete(None, &[])?, std::mem::take(&mut self.hashes)))
     }
 
     /// Ends files that have all their bytes, and takes those over that are held, up to the next that is given.
@@ -182,11 +184,21 @@ impl Packing {
     }
 
     fn write_group(&mut self) -> Result<(), EngineError> {
-        let cv = self.partial.write_group(self.group, &self.buffer)?;
-        self.partial.received(self.group, &[cv])?;
+        let partial = self.partial.as_ref().ok_or(EngineError::Defect)?;
+        let cv = partial.write_group(self.group, &self.buffer)?;
+        partial.received(self.group, &[cv])?;
         self.group += 1;
         self.buffer.clear();
         Ok(())
+    }
+}
+
+impl Drop for Packing {
+    fn drop(&mut self) {
+        // Nobody can go on with it: its identity is its own.
+        if let Some(partial) = self.partial.take() {
+            let _ = partial.discard();
+        }
     }
 }
 

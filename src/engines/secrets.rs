@@ -81,6 +81,10 @@ impl Secrets {
         Ok(Self { search: (!patterns.is_empty()).then_some(search), names, longest })
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.search.is_none()
+    }
+
     pub(super) fn search(&self) -> Search<'_> {
         Search { secrets: self, tail: Vec::new() }
     }

@@ -56,6 +56,9 @@ impl Sending {
     /// # Errors
     /// `Refused` naming the file and the variable; `Changed`, I/O.
     pub fn search(&mut self) -> Result<(), EngineError> {
+        if self.secrets.is_empty() {
+            return Ok(());
+        }
         self.read(&mut |_| Ok(()))
     }
 

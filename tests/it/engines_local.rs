@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use preheat::base::ErrorKind;
-use preheat::engines::{AttemptEnd, BundleRef, Capture, Captured, Library, LocalLibrary, Refusal, Standing};
+use preheat::engines::{
+    AttemptEnd, Begun, BundleRef, Capture, Captured, Library, LocalLibrary, Refusal, Sending, Standing,
+};
 use preheat::model::Secret;
 use preheat::model::engine::{BundleKind, EngineKey, Field, Role};
 
@@ -260,6 +262,38 @@ async fn a_bundle_that_breaks_an_engine_is_not_restored_again() {
     let other = cache(directory.path(), 2);
     let better = created(library.capture(capture(graph.clone(), &[("vllm", &other)])).await.unwrap());
     assert_eq!(exact(&library, &graph).await, better);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_that_breaks_off_leaves_nothing_and_lets_the_next_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("root");
+    let library = library(&root, |_| {}).await;
+    let source = cache(directory.path(), 1);
+    let graph = key(BundleKind::Graph, "a");
+    let store = library.engines().await.unwrap();
+    let (mut sending, draft) = Sending::prepare(&capture(graph.clone(), &[("vllm", &source)])).unwrap();
+    let partials = || std::fs::read_dir(root.join("partials")).unwrap().count();
+    for ends in ["in the middle", "before the last byte"] {
+        let begun = store.0.begin_capture(library.scope(), draft.clone()).await.unwrap();
+        let Begun::Wanted(mut capturing) = begun else { panic!("{begun:?}") };
+        capturing.push(&[7; 1_200_000]).unwrap();
+        assert_eq!(partials(), 1);
+        if ends == "in the middle" {
+            drop(capturing);
+        } else {
+            let error = capturing.finish().await.unwrap_err();
+            assert!(error.to_string().contains("fewer bytes"), "{error}");
+        }
+        assert_eq!(partials(), 0, "{ends}");
+    }
+    let begun = store.0.begin_capture(library.scope(), draft).await.unwrap();
+    let Begun::Wanted(mut capturing) = begun else { panic!("{begun:?}") };
+    sending.read(&mut |bytes| capturing.push(bytes)).unwrap();
+    assert!(capturing.push(&[0]).unwrap_err().to_string().contains("more bytes"));
+    created(capturing.finish().await.unwrap());
+    library.close(store).await.unwrap();
+    exact(&library, &graph).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

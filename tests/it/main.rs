@@ -8,6 +8,7 @@ mod conformance;
 mod definition;
 mod egress;
 mod engines;
+mod engines_daemon;
 mod engines_local;
 mod engines_shared;
 mod golden;

@@ -1,6 +1,7 @@
 //! The native API: routes and what they share. Every handler is short; what it calls does the work. Each says in its annotation
 //! what it takes and answers, and the document at `/v1/openapi.json` is made of these.
 
+pub(super) mod engines;
 mod etag;
 mod jobs;
 mod models;
@@ -32,6 +33,9 @@ use crate::telemetry::metrics::Served;
 /// Largest request body: 64 references and a credential are some hundred KiB at most.
 const BODY_LIMIT: usize = MIB as usize;
 
+/// Largest draft of a capture: 100,000 files of some 300 bytes.
+const DRAFT_LIMIT: usize = 32 * MIB as usize;
+
 type Answer<T> = Result<T, Problem>;
 
 /// All routes, and the document that describes them.
@@ -51,6 +55,20 @@ fn described() -> (Router<Node>, Document) {
         .routes(routes!(models::manifest))
         .routes(routes!(blobs::blob))
         .routes(routes!(node::gc))
+        .routes(routes!(engines::lookup))
+        .routes(routes!(engines::report))
+        .routes(routes!(engines::captures::upload))
+        .routes(routes!(engines::captures::import))
+        .routes(routes!(engines::one))
+        .routes(routes!(engines::document))
+        .routes(routes!(engines::pack))
+        .routes(routes!(engines::begin_attempt))
+        .routes(routes!(engines::end_attempt))
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(engines::list, engines::captures::begin))
+                .layer(axum::extract::DefaultBodyLimit::max(DRAFT_LIMIT)),
+        )
         .split_for_parts()
 }
 

@@ -141,7 +141,7 @@ fn next_page(headers: &HeaderMap, route: &str) -> Option<String> {
     })
 }
 
-fn body(request: &impl Serialize) -> Vec<u8> {
+pub(super) fn body(request: &impl Serialize) -> Vec<u8> {
     // Of types of this crate, none of which refuses to be written.
     serde_json::to_vec(request).unwrap_or_default()
 }

@@ -4,6 +4,7 @@
 //! stops. Bodies of blobs are streamed; everything else is read whole, up to a limit.
 
 mod calls;
+mod engines;
 mod events;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, stream};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RANGE};
@@ -28,9 +30,13 @@ use crate::digest::Hash;
 use crate::model::{Credential, DOCUMENT_LIMIT, Manifest, Secret};
 use crate::prewarm::wire::{CREDENTIAL_HEADER, Problem};
 
+/// A request's body.
+type Outgoing = UnsyncBoxBody<Bytes, std::io::Error>;
+
 /// Largest answer that is read whole.
 const ANSWER_LIMIT: usize = DOCUMENT_LIMIT;
 
+pub use self::engines::DaemonLibrary;
 pub use self::events::JobEvent;
 
 /// Where a daemon listens.
@@ -218,13 +224,27 @@ impl Client {
         range: Option<String>,
         body: Vec<u8>,
     ) -> Result<Response<Incoming>, ClientError> {
+        let kind = (!body.is_empty()).then_some("application/json");
+        let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
+        self.send_body(method, path, range, kind, body).await
+    }
+
+    /// The same for a body of any kind.
+    async fn send_body(
+        &self,
+        method: Method,
+        path: &str,
+        range: Option<String>,
+        kind: Option<&'static str>,
+        body: Outgoing,
+    ) -> Result<Response<Incoming>, ClientError> {
         let authority = match self.target.as_ref() {
             Target::Unix(_) => "localhost".to_owned(),
             Target::Http(url) => url.authority().to_owned(),
         };
         let mut request = Request::builder().method(method).uri(path).header(HOST, authority);
-        if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        if let Some(kind) = kind {
+            request = request.header(CONTENT_TYPE, kind);
         }
         if let Some(range) = range {
             request = request.header(RANGE, range);
@@ -239,7 +259,7 @@ impl Client {
             value.set_sensitive(true);
             request = request.header(CREDENTIAL_HEADER, value);
         }
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| self.strange(error.to_string()))?;
+        let request = request.body(body).map_err(|error| self.strange(error.to_string()))?;
         let answer = match self.target.as_ref() {
             Target::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(|error| self.broken(&error))?;
@@ -265,7 +285,7 @@ impl Client {
         }
     }
 
-    async fn exchange<S>(&self, stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError>
+    async fn exchange<S>(&self, stream: S, request: Request<Outgoing>) -> Result<Response<Incoming>, ClientError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

@@ -64,6 +64,11 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts one on `directory`, and waits until it listens.
     pub(crate) fn start(directory: &Path, arguments: &[&str]) -> Self {
+        Self::start_with(directory, arguments, &[])
+    }
+
+    /// The same with variables of its own.
+    pub(crate) fn start_with(directory: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let (root, socket) = (directory.join("store"), directory.join("s.sock"));
         let mut process = preheat()
             .args(["serve", "--listen", "127.0.0.1:0"])
@@ -72,6 +77,7 @@ impl Daemon {
             .arg("--socket")
             .arg(&socket)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(directory.join("log")).unwrap())
             .spawn()

@@ -1,0 +1,287 @@
+//! The library by a daemon. What is captured is searched here and hashed there; what is restored was vouched for there and is hashed
+//! here, on its way to its place.
+//!
+//! A daemon on this machine says where a pack lies, and who may open it reads it there: that saves sending gigabytes through a
+//! socket. Who may not is sent it.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::Method;
+use hyper::body::{Frame, Incoming};
+use tokio::sync::mpsc;
+
+use super::calls::{body, segment};
+use super::{Client, ClientError};
+use crate::base::ErrorKind;
+use crate::doors::api::engines::{Begun, LookupRequest, PACK_HEADER, Shown, Wanted};
+use crate::engines::{
+    AttemptEnd, AttemptId, BundleRef, BundleView, Capture, Captured, EngineError, Library, Lookup, Near, Restored,
+    RunReport, Sending, unpack, unpack_stream,
+};
+use crate::model::engine::EngineKey;
+use crate::model::{Bundle, BundleId, Signature};
+
+/// Bundles of the node that a daemon serves.
+#[derive(Clone, Debug)]
+pub struct DaemonLibrary {
+    client: Client,
+}
+
+/// Pieces of a body between the disk and the connection.
+const PIECES: usize = 16;
+/// Bytes of an archive that are read at once.
+const CHUNK: usize = 256 << 10;
+/// What a daemon may take for a lookup beyond the deadline that it is given.
+const GRACE: Duration = Duration::from_secs(10);
+/// Tries of a capture while somebody still writes.
+const TRIES: u32 = 3;
+
+impl From<ClientError> for EngineError {
+    fn from(error: ClientError) -> Self {
+        Self::Remote { kind: error.kind(), detail: error.to_string() }
+    }
+}
+
+fn strange(detail: impl std::fmt::Display) -> EngineError {
+    EngineError::Remote { kind: ErrorKind::Unavailable, detail: format!("the daemon answers wrongly: {detail}") }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(EngineError::Defect))
+}
+
+/// Pieces of a body, read as they come.
+struct Pieces {
+    arrived: mpsc::Receiver<Result<Bytes, ClientError>>,
+    current: Bytes,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        while self.current.is_empty() {
+            match self.arrived.blocking_recv() {
+                None => return Ok(0),
+                Some(piece) => self.current = piece.map_err(std::io::Error::other)?,
+            }
+        }
+        let taken = self.current.split_to(into.len().min(self.current.len()));
+        into[..taken.len()].copy_from_slice(&taken);
+        Ok(taken.len())
+    }
+}
+
+/// Passes a body on to whoever reads its pieces.
+async fn pass_on(client: Client, mut body: Incoming, pieces: mpsc::Sender<Result<Bytes, ClientError>>) {
+    while let Some(frame) = body.frame().await {
+        let piece = match frame.map(Frame::into_data) {
+            Ok(Ok(piece)) => Ok(piece),
+            // Trailers.
+            Ok(Err(_)) => continue,
+            Err(error) => Err(client.broken(&error)),
+        };
+        let ends = piece.is_err();
+        if pieces.send(piece).await.is_err() || ends {
+            return;
+        }
+    }
+}
+
+// === impl DaemonLibrary ===
+
+impl DaemonLibrary {
+    /// The library of a daemon; nothing is connected yet.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// The document of a bundle that may be restored, and where its pack lies.
+    async fn document(&self, id: &BundleId) -> Result<(Bundle, Option<PathBuf>), EngineError> {
+        let path = format!("/v1/engines/{id}/document");
+        let answer = self.client.send(Method::GET, &path, None, Vec::new()).await?;
+        let place = answer.headers().get(PACK_HEADER).map(|value| {
+            use std::os::unix::ffi::OsStrExt;
+            PathBuf::from(std::ffi::OsStr::from_bytes(value.as_bytes()))
+        });
+        let document = self.client.read(answer).await?;
+        if BundleId::of(&document) != *id {
+            return Err(strange(format!("the document of bundle {id} hashes to {}", BundleId::of(&document))));
+        }
+        Ok((Bundle::parse(&document)?, place))
+    }
+
+    async fn streamed(&self, id: &BundleId, bundle: Bundle, into: PathBuf) -> Result<Restored, EngineError> {
+        let path = format!("/v1/engines/{id}/pack");
+        let answer = self.client.send(Method::GET, &path, None, Vec::new()).await?;
+        let (pieces, arrived) = mpsc::channel(PIECES);
+        let restoring = blocking(move || {
+            let mut pieces = Pieces { arrived, current: Bytes::new() };
+            unpack_stream(&bundle, &mut pieces, &into)
+        });
+        let (restored, ()) = tokio::join!(restoring, pass_on(self.client.clone(), answer.into_body(), pieces));
+        restored
+    }
+
+    async fn capture_once(&self, capture: &std::sync::Arc<Capture>) -> Result<Captured, EngineError> {
+        let listed = std::sync::Arc::clone(capture);
+        // Searched before anything is asked: a daemon keeps others waiting while it awaits bytes.
+        let (mut sending, draft) = blocking(move || {
+            let (mut sending, draft) = Sending::prepare(&listed)?;
+            sending.search()?;
+            Ok((sending, draft))
+        })
+        .await?;
+        let wanted: Wanted = self.client.json(Method::POST, "/v1/engines", body(&draft)).await?;
+        let upload = match wanted {
+            Wanted::Done(captured) => return Ok(*captured),
+            Wanted::Upload(upload) => upload,
+        };
+        let (pieces, arrived) = mpsc::channel::<Result<Frame<Bytes>, std::io::Error>>(PIECES);
+        let reading = blocking(move || {
+            let outcome = sending.read(&mut |bytes| {
+                // A connection that is gone tells its own reason.
+                let _ = pieces.blocking_send(Ok(Frame::data(Bytes::copy_from_slice(bytes))));
+                Ok(())
+            });
+            if outcome.is_err() {
+                // So that the daemon does not take what came for all of it.
+                let _ = pieces.blocking_send(Err(std::io::ErrorKind::Interrupted.into()));
+            }
+            outcome
+        });
+        let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(arrived)).boxed_unsync();
+        let path = format!("/v1/engines/captures/{}", segment(&upload));
+        let kind = Some("application/octet-stream");
+        let sent = async {
+            let answer = self.client.send_body(Method::PUT, &path, None, kind, body).await?;
+            let answer = self.client.read(answer).await?;
+            serde_json::from_slice::<Captured>(&answer).map_err(strange)
+        };
+        let (read, captured) = tokio::join!(reading, sent);
+        read?;
+        captured
+    }
+}
+
+#[async_trait]
+impl Library for DaemonLibrary {
+    async fn lookup(&self, key: &EngineKey, deadline: Duration) -> Result<Lookup, EngineError> {
+        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        let request = LookupRequest { key: key.clone(), deadline_ms };
+        let asked = self.client.json(Method::POST, "/v1/engines/lookup", body(&request));
+        match tokio::time::timeout(deadline + GRACE, asked).await {
+            Ok(found) => Ok(found?),
+            Err(_) => Err(EngineError::Timeout { what: "the daemon's lookup".to_owned() }),
+        }
+    }
+
+    async fn restore(&self, bundle: &BundleRef, into: &Path) -> Result<Restored, EngineError> {
+        let (document, place) = self.document(&bundle.id).await?;
+        let pack = place.filter(|_| self.client.is_local()).and_then(|place| File::open(place).ok());
+        if let Some(pack) = pack {
+            let (document, into) = (document.clone(), into.to_owned());
+            match blocking(move || unpack(&document, &pack, &into)).await {
+                // The daemon finds it too when it reads it, and puts it aside.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {}
+                outcome => return outcome,
+            }
+        }
+        self.streamed(&bundle.id, document, into.to_owned()).await
+    }
+
+    async fn capture(&self, capture: Capture) -> Result<Captured, EngineError> {
+        let capture = std::sync::Arc::new(capture);
+        let mut tries = 1;
+        loop {
+            match self.capture_once(&capture).await {
+                Err(EngineError::Changed { .. }) if tries < TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn begin_attempt(&self, bundle: &BundleId) -> Result<AttemptId, EngineError> {
+        let path = format!("/v1/engines/{bundle}/attempts");
+        let begun: Begun = self.client.json(Method::POST, &path, Vec::new()).await?;
+        Ok(begun.attempt)
+    }
+
+    async fn end_attempt(&self, bundle: &BundleId, attempt: &AttemptId, end: AttemptEnd) -> Result<(), EngineError> {
+        let path = format!("/v1/engines/{bundle}/attempts/{}", segment(&attempt.0));
+        self.client.whole(Method::PUT, &path, body(&end)).await?;
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<Near>, EngineError> {
+        Ok(self.client.json(Method::GET, "/v1/engines", Vec::new()).await?)
+    }
+
+    async fn show(&self, bundle: &BundleId) -> Result<BundleView, EngineError> {
+        let shown: Shown = self.client.json(Method::GET, &format!("/v1/engines/{bundle}"), Vec::new()).await?;
+        let signature = shown.signature.map(|value| Signature::parse(value.to_string().as_bytes())).transpose()?;
+        Ok(BundleView {
+            bundle: shown.bundle,
+            document: Bundle::parse(shown.document.get().as_bytes())?,
+            signature,
+            refusal: shown.refusal,
+        })
+    }
+
+    async fn pack(&self, bundle: &BundleId) -> Result<Box<dyn Read + Send>, EngineError> {
+        let path = format!("/v1/engines/{bundle}/pack");
+        let answer = self.client.send(Method::GET, &path, None, Vec::new()).await?;
+        let (pieces, arrived) = mpsc::channel(PIECES);
+        // Ends when the body does, or when nobody reads any more.
+        tokio::spawn(pass_on(self.client.clone(), answer.into_body(), pieces));
+        Ok(Box::new(Pieces { arrived, current: Bytes::new() }))
+    }
+
+    async fn import(&self, mut archive: Box<dyn Read + Send>) -> Result<BundleRef, EngineError> {
+        let (pieces, arrived) = mpsc::channel::<Result<Frame<Bytes>, std::io::Error>>(PIECES);
+        let reading = blocking(move || {
+            loop {
+                let mut buffer = vec![0; CHUNK];
+                match archive.read(&mut buffer) {
+                    Ok(0) => return Ok(()),
+                    Ok(read) => {
+                        buffer.truncate(read);
+                        if pieces.blocking_send(Ok(Frame::data(buffer.into()))).is_err() {
+                            return Ok(());
+                        }
+                    }
+                    Err(error) => {
+                        let detail = format!("the archive cannot be read: {error}");
+                        let _ = pieces.blocking_send(Err(error));
+                        return Err(EngineError::Remote { kind: ErrorKind::Invalid, detail });
+                    }
+                }
+            }
+        });
+        let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(arrived)).boxed_unsync();
+        let sent = async {
+            let kind = Some("application/octet-stream");
+            let answer = self.client.send_body(Method::POST, "/v1/engines/import", None, kind, body).await?;
+            let answer = self.client.read(answer).await?;
+            serde_json::from_slice::<BundleRef>(&answer).map_err(strange)
+        };
+        let (read, imported) = tokio::join!(reading, sent);
+        read?;
+        imported
+    }
+
+    async fn report(&self, report: &RunReport) -> Result<(), EngineError> {
+        self.client.whole(Method::POST, "/v1/engines/runs", body(report)).await?;
+        Ok(())
+    }
+}
