@@ -18,7 +18,7 @@ def main():
     parser.add_argument("--rounds", type=int, help="how often each client runs (5; 1 with --quick)")
     parser.add_argument("--json", metavar="FILE", help="writes everything that was measured")
     parser.add_argument("--quick", action="store_true", help="small models: does it work, not how fast")
-    parser.add_argument("--client", action="append", metavar="WORD", help="only clients whose names have this in them; may be repeated")
+    parser.add_argument("--client", action="append", metavar="WORD", help="only clients whose names have this in them, or parts of that name (growth); may be repeated")
     parser.add_argument("--with-runai", action="store_true", help="with Run:ai's streamer, which needs torch: 1.5 GB in $PREHEAT_CACHE")
     parser.add_argument("--from", dest="earlier", action="append", default=[], metavar="FILE", help="measures nothing: takes what --json wrote; several are put together")
     parser.add_argument("--docs", metavar="DIR", help="writes RESULTS.md, CAPACITY.md and pictures there, as far as what was measured goes")

@@ -12,18 +12,18 @@ from rig import victim
 from . import clients, far, measure, rounds, watch, web
 
 GIB, MIB = 1 << 30, 1 << 20
-IDLE_SECONDS = 20
+IDLE_SECONDS = 10
 
 
 def run(context):
     """What was found; `report.text` tells it."""
-    facts, texts = {}, []
-    for name, part in (("size", _size), ("files", _files), ("fetchers", _fetchers), ("store", _store)):
+    parts = {"size": _size, "files": _files, "fetchers": _fetchers, "store": _store}
+    facts = {"texts": {}}
+    for name in [name for name in parts if name in context.only] if context.only else parts:
         rounds.say(f" {name}")
-        facts[name], text = part(context)
-        texts.append(text)
+        facts[name], facts["texts"][name] = parts[name](context)
         _empty(context)
-    return facts | {"text": "\n\n".join(texts)}
+    return facts
 
 
 def _empty(context):
@@ -51,12 +51,15 @@ def _size(context):
     """A model that is made while it is sent, into a store on disk, through a daemon and without one."""
     sizes = (1, 2) if context.quick else (1, 2, 4, 8, 16)
     made = [f"m{size}={4}x{size * (GIB // 4 if not context.quick else 16 * MIB)}" for size in sizes]
-    points = []
+    points, left_out = [], []
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(far.Far(context.yardstick, context.memory / "far", made=made))
         for size in sizes:
-            if shutil.disk_usage(context.disk).free < 1.2 * size * GIB + 4 * GIB:
+            room = shutil.disk_usage(context.disk)
+            # preheat leaves a twentieth of a file system to others.
+            if room.free - room.total / 20 < 1.2 * size * GIB and not context.quick:
                 rounds.say(f"  {size} GiB: left out, the disk has no room for it")
+                left_out.append(f"{size} GiB")
                 continue
             gib = size * (1.0 if not context.quick else 1 / 16)
             for way in ("direct", "daemon"):
@@ -79,6 +82,8 @@ def _size(context):
         gigabytes = one["gib"] * GIB / 1e9
         rows.append(f"| {one['gib']:g} | {one['way']} | {one['seconds']:.2f} | {gigabytes / one['seconds']:.2f} | {one['cpu'] / gigabytes:.2f} "
                     f"| {one['anonymous'] / MIB:.0f} MiB |")
+    if left_out:
+        rows += ["", f"Left out, because the disk had no room: {', '.join(left_out)}."]
     return points, "\n".join(rows)
 
 

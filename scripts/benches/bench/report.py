@@ -30,6 +30,8 @@ def revision(repository):
 
 def text(facts):
     """Markdown of what a scenario found."""
+    if "texts" in facts:
+        return "\n\n".join(facts["texts"].values())
     return facts["text"] if "text" in facts else table(facts)
 
 

@@ -115,7 +115,9 @@ def settle(facts):
 
 
 def joined(one, other):
-    """Rounds of two runs of a scenario as one; the later alone where they are not of the same kind."""
+    """Rounds, or parts, of two runs of a scenario as one; the later alone where they are not of the same kind."""
+    if "texts" in one and "texts" in other:
+        return one | other | {"texts": one["texts"] | other["texts"]}
     if "intro" not in other or one.get("bytes") != other["bytes"]:
         return other
     for name, line in other["clients"].items():
