@@ -46,6 +46,7 @@ pub(super) fn kind_of(error: &anyhow::Error) -> ErrorKind {
             .or_else(|| told::<SourceError>(link, SourceError::kind))
             .or_else(|| told::<ClientError>(link, ClientError::kind))
             .or_else(|| told::<DiskError>(link, DiskError::kind))
+            .or_else(|| told::<EngineError>(link, EngineError::kind))
             .or_else(|| told::<FingerprintError>(link, FingerprintError::kind))
             .or_else(|| told::<KeyError>(link, |_| ErrorKind::Invalid))
             .or_else(|| told::<BindError>(link, BindError::kind))

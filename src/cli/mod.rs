@@ -29,6 +29,7 @@ mod place;
 mod prewarm;
 mod progress;
 mod push;
+mod run;
 mod screen;
 mod serve;
 mod status;
@@ -88,6 +89,8 @@ fn run(cli: Cli, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Verb::Models(args) => block_on(until_interrupted(models::run(args))),
         Verb::Push(args) => block_on(push::run(args)),
         Verb::Import(args) => block_on(import::run(args)),
+        Verb::Run(args) => run::run(args),
+        Verb::PassOn => run::pass_on(),
         Verb::Engine(args) => engine::run(args),
         Verb::Manifest(args) => manifest::run(&args),
         Verb::Verify(args) => verify::run(&args),

@@ -30,6 +30,7 @@ mod packing;
 mod policy;
 pub mod profile;
 mod roots;
+pub mod run;
 mod secrets;
 mod seekable;
 mod sending;

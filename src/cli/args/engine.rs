@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::DaemonArgs;
+use crate::base::units::Span;
+use crate::engines::run::Probe;
+
 #[derive(Debug, Args)]
 pub(in super::super) struct EngineArgs {
     /// What to do.
@@ -17,6 +21,81 @@ pub(in super::super) enum EngineVerb {
     Fingerprint(FingerprintArgs),
     /// Say what would keep a command from being warm, before it is started.
     Doctor(DoctorArgs),
+    /// Say why a command would be warm or not, field by field against the nearest bundle. Nothing is started.
+    Explain(ExplainArgs),
+}
+
+/// Where bundles are.
+#[derive(Clone, Debug, Args)]
+pub(in super::super) struct BundlesArgs {
+    /// Store to use without a daemon; made if absent.
+    #[arg(long, env = "PREHEAT_ROOT", value_name = "DIR")]
+    pub(in super::super) root: Option<PathBuf>,
+    #[command(flatten)]
+    pub(in super::super) daemon: DaemonArgs,
+    /// Longest lookup: on the node, then at the shared origin.
+    #[arg(long, default_value = "20s", value_name = "SPAN")]
+    pub(in super::super) lookup_timeout: Span,
+}
+
+#[derive(Debug, Args)]
+pub(in super::super) struct RunArgs {
+    #[command(flatten)]
+    pub(in super::super) command: CommandArgs,
+    #[command(flatten)]
+    pub(in super::super) bundles: BundlesArgs,
+    /// Write what there is to say about the start here: one JSON object, as soon as it is known, and again when the command has
+    /// ended.
+    #[arg(long, value_name = "FILE")]
+    pub(in super::super) report: Option<PathBuf>,
+    /// How the command says that it is ready: http:PORT/PATH, line:TEXT, file:PATH or exit. Default: as its profile says.
+    #[arg(long, value_name = "PROBE")]
+    pub(in super::super) ready: Option<Probe>,
+    /// A command that is not ready after this is taken for hanging. It is left alone, unless --retry-cold says otherwise.
+    #[arg(long, default_value = "30m", value_name = "SPAN")]
+    pub(in super::super) ready_timeout: Span,
+    /// How long its files must not change before they are compared and kept.
+    #[arg(long, default_value = "5s", value_name = "SPAN")]
+    pub(in super::super) settle: Span,
+    /// If it fails or hangs with a bundle, start it once more without, whatever it is. By default only what says by itself that it is
+    /// ready is started twice.
+    #[arg(long)]
+    pub(in super::super) retry_cold: bool,
+    /// Begin with empty directories, also where the engine has files of its own.
+    #[arg(long)]
+    pub(in super::super) fresh: bool,
+    /// Keep what this start compiles in place of what is kept of earlier ones.
+    #[arg(long)]
+    pub(in super::super) refresh: bool,
+    /// Keep nothing of this start.
+    #[arg(long)]
+    pub(in super::super) no_capture: bool,
+    /// Mount nothing: views are at paths of their own, for engines that can be told where to look.
+    #[arg(long)]
+    pub(in super::super) no_namespace: bool,
+    /// Where views are made; on a local disk.
+    #[arg(long, env = "PREHEAT_VIEW_DIR", value_name = "DIR")]
+    pub(in super::super) view_dir: Option<PathBuf>,
+    /// Say nothing on standard error.
+    #[arg(long)]
+    pub(in super::super) quiet: bool,
+    /// The command.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(in super::super) argv: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(in super::super) struct ExplainArgs {
+    #[command(flatten)]
+    pub(in super::super) command: CommandArgs,
+    #[command(flatten)]
+    pub(in super::super) bundles: BundlesArgs,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(in super::super) json: bool,
+    /// The command.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(in super::super) argv: Vec<String>,
 }
 
 /// A command, and what is said about it.

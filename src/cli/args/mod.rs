@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(super) use self::engine::{CommandArgs, DoctorArgs, EngineArgs, EngineVerb, FingerprintArgs};
+pub(super) use self::engine::{
+    BundlesArgs, CommandArgs, DoctorArgs, EngineArgs, EngineVerb, ExplainArgs, FingerprintArgs, RunArgs,
+};
 pub(super) use self::node::{
     CancelArgs, EstimateArgs, PinArgs, PrewarmArgs, PriorityArg, StatusArgs, TierArg, WantedArgs,
 };
@@ -44,6 +46,12 @@ pub(super) enum Verb {
     Push(PushArgs),
     /// Take a directory, or a snapshot of a Hugging Face cache, into a store without a download.
     Import(ImportArgs),
+    /// Run a command with what was compiled for it: restored, proved to be used, kept if it is new. Its streams, its signals and its
+    /// exit code are the command's own.
+    Run(RunArgs),
+    /// Passes output on, for `run`.
+    #[command(hide = true)]
+    PassOn,
     /// Compiled engines: their keys, and why they are or are not reused.
     Engine(EngineArgs),
     /// Write the manifest of a directory to stdout.

@@ -9,8 +9,9 @@ use serde::Serialize;
 use super::super::args::{CommandArgs, FingerprintArgs};
 use super::super::error::CliError;
 use super::super::screen::{Screen, print, print_json};
+use crate::config::{Flags, Settings};
 use crate::engines::fingerprint::{Asked, Fingerprint, Scene};
-use crate::engines::profile::{Directory, with_configured};
+use crate::engines::profile::{Directory, Profile, with_configured};
 use crate::model::engine::{BundleKind, EngineKey, Role};
 
 /// One kind of key.
@@ -50,8 +51,16 @@ pub(super) fn run(args: FingerprintArgs) -> anyhow::Result<ExitCode> {
 
 /// The scene of a command and its fingerprint. Without a command: what is known of the machine.
 pub(super) fn understand(args: &CommandArgs, argv: Vec<String>) -> anyhow::Result<(Scene, Fingerprint)> {
+    let (asked, profiles) = asked(args, argv.is_empty())?;
+    let scene = Scene::of_process(argv);
+    let fingerprint = Fingerprint::take(&scene, &asked, &profiles)?;
+    Ok((scene, fingerprint))
+}
+
+/// What is said beside the command, and the profiles that there are.
+pub(in super::super) fn asked(args: &CommandArgs, without_command: bool) -> anyhow::Result<(Asked, Vec<Profile>)> {
     let engine = match args.engine.as_str() {
-        "auto" if argv.is_empty() => Some("generic-dir".to_owned()),
+        "auto" if without_command => Some("generic-dir".to_owned()),
         "auto" => None,
         name => Some(name.to_owned()),
     };
@@ -62,9 +71,13 @@ pub(super) fn understand(args: &CommandArgs, argv: Vec<String>) -> anyhow::Resul
         strict_driver: args.strict_driver,
         directories: args.cache_dir.iter().map(|text| directory(text)).collect::<Result<_, _>>()?,
     };
-    let scene = Scene::of_process(argv);
-    let fingerprint = Fingerprint::take(&scene, &asked, &with_configured(&[]))?;
-    Ok((scene, fingerprint))
+    Ok((asked, with_configured(&settings(args)?.engines.profiles)))
+}
+
+/// The configuration: profiles, and whose bundles are trusted on a root.
+pub(in super::super) fn settings(args: &CommandArgs) -> Result<Settings, CliError> {
+    let Some(file) = &args.config else { return Ok(Settings::default()) };
+    Settings::load(Some(file), &Flags::default()).map_err(|problems| CliError::invalid(problems.to_string()))
 }
 
 /// Reads `NAME=PATH[,kernel]`.

@@ -1,3 +1,4 @@
 //! Compiled engines: what decides whether one is reused.
 
 mod keys;
+mod run;

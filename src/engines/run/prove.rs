@@ -1,0 +1,224 @@
+//! After the command is ready: what it has made of what was restored, and what of its own is worth keeping.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::output::Heard;
+use super::prepare::{Kind, Prepared};
+use super::report::{OfKind, stages};
+use super::scan::{Snapshot, Watched, scan, summary};
+use super::verdict::{Counts, Verdict};
+use super::{Options, factors};
+use crate::engines::fingerprint::{Fingerprint, Scene};
+use crate::engines::library::Outcome;
+use crate::engines::{Capture, CaptureRoot, Captured, Library, RunReport, secrets_of};
+use crate::model::Evidence;
+
+/// Between two looks at the files.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Longest wait for files that never come to rest.
+const SETTLE_MOST: Duration = Duration::from_secs(120);
+
+/// Starts at once do not all capture: each waits for a moment of its own, and looks whether another has been first.
+const BACKOFF: Duration = Duration::from_millis(1500);
+
+/// What proving needs of a start.
+pub(super) struct Proof {
+    pub(super) library: Arc<dyn Library>,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) scene: Scene,
+    pub(super) options: Options,
+    /// Seconds from the start until it was ready.
+    pub(super) ready: f64,
+    pub(super) heard: Heard,
+    /// Bundles that have broken it: what it has made without them takes their place.
+    pub(super) broken: bool,
+    /// Whether the command has ended, so that nothing moves any more.
+    pub(super) ended: bool,
+}
+
+/// Waits until nothing changes any more, for a while.
+pub(super) async fn settle(watched: &[Watched], still: Duration) {
+    let started = Instant::now();
+    let (mut last, mut since) = (summary(&scan(watched)), Instant::now());
+    while since.elapsed() < still && started.elapsed() < SETTLE_MOST {
+        tokio::time::sleep(LOOK.min(still)).await;
+        let now = summary(&scan(watched));
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+    }
+}
+
+impl Proof {
+    /// Compares and captures. Fills the report in.
+    pub(super) async fn prove(&self, prepared: &mut Prepared) {
+        let watched = prepared.watched(&self.fingerprint);
+        if !self.ended {
+            settle(&watched, self.options.settle).await;
+        }
+        let after = scan(&watched);
+        self.judge(prepared, &after);
+        let mut kinds = std::mem::take(&mut prepared.kinds);
+        for (at, kind) in kinds.iter_mut().enumerate() {
+            let (capture, captured) = self.capture(prepared, kind, at).await;
+            if let Some(shown) = prepared.report.bundles.get_mut(at) {
+                prepared.report.captured |= captured.is_some();
+                shown.captured = captured;
+                shown.capture = capture;
+            }
+        }
+        prepared.kinds = kinds;
+        let parts: Vec<String> =
+            prepared.report.bundles.iter().map(|shown| format!("{}: {}", shown.kind, shown.capture)).collect();
+        prepared.report.capture = parts.join("; ");
+        self.tell(prepared).await;
+    }
+
+    fn judge(&self, prepared: &mut Prepared, after: &Snapshot) {
+        let mut shown = Vec::new();
+        let (mut all, mut entries) = (Counts::default(), Vec::new());
+        for kind in &prepared.kinds {
+            let of_kind = |snapshot: &Snapshot| -> Snapshot {
+                let ours =
+                    |path: &str| kind.roots.iter().any(|root| path.split('/').next() == Some(root.name.as_str()));
+                snapshot.iter().filter(|(path, _)| ours(path)).map(|(path, seen)| (path.clone(), *seen)).collect()
+            };
+            let restored = kind.restored.as_ref().map(|held| held.entries.as_slice()).unwrap_or_default();
+            let counts = Counts::of(restored, &of_kind(&prepared.before), &of_kind(after), prepared.shows_reads);
+            let (mut outcome, mut reason) = counts.judge();
+            if outcome == Verdict::Cold && !kind.reason.is_empty() {
+                reason.clone_from(&kind.reason);
+            }
+            if self.broken && kind.trial.is_some() {
+                outcome = Verdict::Quarantined;
+            }
+            entries.extend(restored.iter().cloned());
+            shown.push(OfKind {
+                kind: kind.kind,
+                key: kind.key.digest().to_string(),
+                bundle: kind.restored.as_ref().map(|held| held.bundle.id.to_string()),
+                outcome,
+                reason,
+                files: counts,
+                restored_bytes: kind.restored.as_ref().map_or(0, |held| held.bytes),
+                captured: None,
+                capture: "nothing new".to_owned(),
+            });
+        }
+        // Kinds overlap (a graph has its kernels in it), so that the start as a whole is judged by all files together.
+        all.clone_from(&Counts::of(&entries, &prepared.before, after, prepared.shows_reads));
+        let (outcome, mut reason) = all.judge();
+        let report = &mut prepared.report;
+        report.files = all;
+        report.bundles = shown;
+        if self.broken {
+            report.outcome = Verdict::Quarantined;
+            return;
+        }
+        report.outcome = outcome;
+        match outcome {
+            Verdict::Cold => return,
+            Verdict::Inert | Verdict::Partial => {
+                if let Some(view) = &prepared.view
+                    && let Some(found) = factors::differing(&self.fingerprint.profile, view.path(), &entries, after)
+                {
+                    reason.push_str(&format!("; {found}"));
+                }
+            }
+            _ => {}
+        }
+        if self.heard.bad > 0 {
+            reason.push_str(&format!("; its log says {} times that something could not be used", self.heard.bad));
+        }
+        report.reason = reason;
+        report.saved_seconds = report.cold_seconds.map(|cold| cold - self.ready);
+    }
+
+    async fn capture(&self, prepared: &Prepared, kind: &Kind, at: usize) -> (String, Option<String>) {
+        let Some(shown) = prepared.report.bundles.get(at) else { return ("nothing new".to_owned(), None) };
+        if self.options.no_capture {
+            return ("not wanted".to_owned(), None);
+        }
+        if let Some(why) = &kind.blocked {
+            return (why.clone(), None);
+        }
+        let made = shown.files.new + shown.files.changed;
+        if made == 0 {
+            return ("nothing new".to_owned(), None);
+        }
+        if shown.outcome == Verdict::Inert && !self.options.refresh {
+            let why = "not kept: another start would not use it either; --refresh replaces the bundle with it";
+            return (why.to_owned(), None);
+        }
+        let refresh = self.options.refresh || kind.trial.is_some();
+        if kind.restored.is_none() && !refresh {
+            tokio::time::sleep(BACKOFF.mul_f64(f64::from(std::process::id() % 64) / 64.0)).await;
+            let again = self.library.lookup(&kind.key, Duration::from_secs(5)).await;
+            if let Ok(Some(bundle)) = again.map(|lookup| lookup.exact) {
+                return (format!("another start was first: {}", bundle.id), None);
+            }
+        }
+        let (Some(view), Some(placed)) = (&prepared.view, &prepared.placed) else {
+            return ("there is no view".to_owned(), None);
+        };
+        let watched = kind.watched(view, placed, &self.fingerprint);
+        let capture = Capture {
+            key: kind.key.clone(),
+            roots: watched.into_iter().map(|one| CaptureRoot { name: one.name, path: one.path }).collect(),
+            base: kind.restored.as_ref().map(|held| held.bundle.id),
+            evidence: self.evidence(kind),
+            secrets: secrets_of(self.scene.environment.clone()),
+            refresh,
+        };
+        match self.library.capture(capture).await {
+            Ok(Captured::Created { bundle, .. }) => ("created".to_owned(), Some(bundle.id.to_string())),
+            Ok(Captured::Unchanged { bundle }) => (format!("the same as {}", bundle.id), None),
+            Ok(Captured::Existed { bundle }) => (format!("another start was first: {}", bundle.id), None),
+            Ok(Captured::Nothing) => ("there is no file to keep".to_owned(), None),
+            Err(error) => (format!("not kept: {error}"), None),
+        }
+    }
+
+    fn evidence(&self, kind: &Kind) -> Evidence {
+        let milliseconds = (self.ready * 1000.0) as u64;
+        let cold = kind.restored.as_ref().map_or(Some(milliseconds), |held| held.bundle.evidence.cold_ms);
+        let facts = &self.fingerprint.facts;
+        let profile = &self.fingerprint.profile;
+        let package = [profile.name.as_str()].into_iter().chain(profile.packages.iter().map(String::as_str));
+        let version = package
+            .filter_map(|name| Some((name, facts.value(&format!("package.{name}"))?.split(' ').next()?)))
+            .map(|(name, version)| format!("{name} {version}"))
+            .next();
+        Evidence {
+            engine: version,
+            cold_ms: cold,
+            ready_ms: Some(milliseconds),
+            stages: stages(&self.heard),
+            log: self.heard.lines.iter().take(32).cloned().collect(),
+        }
+    }
+
+    /// Tells the node, for its metrics. Nothing depends on it.
+    async fn tell(&self, prepared: &mut Prepared) {
+        let saved = prepared.report.saved_seconds.unwrap_or_default().max(0.0);
+        let mut left = (saved * 1000.0) as u64;
+        for (kind, shown) in prepared.kinds.iter().zip(&prepared.report.bundles) {
+            let outcome = match shown.outcome {
+                Verdict::Hit => Outcome::Hit,
+                Verdict::Partial => Outcome::Partial,
+                Verdict::Inert => Outcome::Inert,
+                Verdict::Cold if kind.refused => Outcome::Refused,
+                Verdict::Cold | Verdict::Quarantined => Outcome::Cold,
+            };
+            // What was saved is told once.
+            let saved_ms = if kind.restored.is_some() { std::mem::take(&mut left) } else { 0 };
+            let told = RunReport { kind: kind.kind, outcome, bytes: shown.restored_bytes, saved_ms };
+            if let Err(error) = self.library.report(&told).await {
+                prepared.report.notes.push(format!("the node is not told: {error}"));
+                return;
+            }
+        }
+    }
+}

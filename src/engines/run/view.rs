@@ -1,0 +1,307 @@
+//! The view of one start: directories of its own, with what was restored in them, which the engine finds where it always looks. In a
+//! mount namespace of its own where that is allowed; otherwise at another path, for engines that do not mind; otherwise not at all.
+//!
+//! A view belongs to one start and goes with it. Two starts never share one: engines write where they read, and lock only
+//! among themselves. It holds a lock for as long as the command lives, also when the process that made it is gone; what holds no lock
+//! is taken away by the next start.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::super::fingerprint::Scene;
+use super::super::roots::Root;
+use crate::model::engine::BundleKind;
+use crate::sys::durable::temporary_name;
+use crate::sys::launch::Mounts;
+use crate::sys::peer::own_uid;
+
+/// The file in each view that is locked.
+const LOCK: &str = "lock";
+
+/// A view, removed when dropped.
+#[derive(Debug)]
+pub(super) struct View {
+    path: PathBuf,
+    lock: File,
+}
+
+/// How a command finds its view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Placement {
+    /// In a mount namespace, at the engine's own paths.
+    Mounted,
+    /// The same, in a user namespace of its own.
+    MountedAsUser,
+    /// At other paths, by the engine's variables.
+    Slot,
+    /// There is none: the engine uses its own directories.
+    InPlace,
+}
+
+/// What has been decided.
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub(super) how: Placement,
+    pub(super) mounts: Option<Mounts>,
+    /// Variables to set.
+    pub(super) variables: Vec<(String, PathBuf)>,
+    /// The roots that are in the view.
+    pub(super) inside: Vec<Root>,
+    /// What was tried in vain, in words.
+    pub(super) notes: Vec<String>,
+}
+
+// === impl View ===
+
+impl View {
+    /// Makes an empty one below `base`, or where this user may write, and takes away what dead starts have left.
+    ///
+    /// # Errors
+    /// When there is no place.
+    pub(super) fn make(base: Option<&Path>, scene: &Scene) -> io::Result<Self> {
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for candidate in candidates(base, scene) {
+            match Self::below(&candidate) {
+                Ok(view) => return Ok(view),
+                Err(error) => last = io::Error::new(error.kind(), format!("{}: {error}", candidate.display())),
+            }
+        }
+        Err(last)
+    }
+
+    fn below(base: &Path) -> io::Result<Self> {
+        if let Some(above) = base.parent() {
+            fs::create_dir_all(above)?;
+        }
+        match DirBuilder::new().mode(0o700).create(base) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            outcome => outcome?,
+        }
+        let facts = fs::symlink_metadata(base)?;
+        // In a directory that is open to all somebody else may have been first.
+        if !facts.is_dir() || facts.uid() != own_uid() || facts.mode() & 0o022 != 0 {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not this user's own directory"));
+        }
+        sweep(base);
+        let path = base.join(temporary_name());
+        // A name of an earlier process with this number.
+        let path = if path.exists() { base.join(format!("{}-{}", temporary_name(), jitter())) } else { path };
+        DirBuilder::new().mode(0o700).create(&path)?;
+        let lock = File::create(path.join(LOCK))?;
+        lock.lock()?;
+        Ok(Self { path, lock })
+    }
+
+    /// What is locked while the view is in use.
+    pub(super) fn lock(&self) -> &File {
+        &self.lock
+    }
+
+    /// The directory that holds the view's.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the roots of a kind are.
+    pub(super) fn of(&self, kind: BundleKind) -> PathBuf {
+        self.path.join(kind.as_str())
+    }
+
+    /// Where a root is.
+    pub(super) fn root(&self, root: &Root) -> PathBuf {
+        self.of(root.kind).join(&root.name)
+    }
+
+    /// Takes away what is in it.
+    pub(super) fn wipe(&self, kind: BundleKind) -> io::Result<()> {
+        match fs::remove_dir_all(self.of(kind)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes those of the roots' directories that are not there.
+    pub(super) fn fill(&self, roots: &[Root]) -> io::Result<()> {
+        roots.iter().try_for_each(|root| fs::create_dir_all(self.root(root)))
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        // What stays is taken away by the next start.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+fn candidates(base: Option<&Path>, scene: &Scene) -> Vec<PathBuf> {
+    if let Some(base) = base {
+        return vec![base.to_owned()];
+    }
+    let cache = scene.variable("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(scene.home()?.join(".cache")));
+    let own = format!("preheat-{}/views", own_uid());
+    let temporary = PathBuf::from(scene.variable("TMPDIR").unwrap_or("/tmp"));
+    let mut all: Vec<PathBuf> = cache.into_iter().map(|cache| cache.join("preheat/views")).collect();
+    for open in [Path::new("/var/tmp"), &temporary] {
+        all.push(open.join(&own));
+    }
+    all
+}
+
+/// Takes away the views of starts that are over.
+fn sweep(base: &Path) {
+    let Ok(entries) = fs::read_dir(base) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let Ok(lock) = File::open(path.join(LOCK)) else { continue };
+        match lock.try_lock() {
+            // It holds the lock while it removes, so that two do not.
+            Ok(()) => drop(fs::remove_dir_all(&path)),
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
+        }
+    }
+}
+
+fn jitter() -> u32 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos())
+}
+
+/// Decides how the command finds its view. `own`: roots that stay as they are.
+pub(super) fn place(view: &View, roots: &[Root], own: &[String], relocatable: bool, namespaces: bool) -> Placed {
+    let mut notes = Vec::new();
+    let mut inside: Vec<Root> = roots.iter().filter(|root| !own.contains(&root.name)).cloned().collect();
+    // A root without a variable, or below what that says, cannot be moved alone.
+    let movable = |root: &Root| root.variable.as_ref().is_some_and(|(_, below)| below.as_os_str().is_empty());
+    let moved = |root: &Root| Some((root.variable.as_ref()?.0.clone(), view.root(root)));
+    if namespaces {
+        let (mut pairs, mut variables, mut lost) = (Vec::new(), Vec::new(), Vec::new());
+        for root in &inside {
+            match fs::create_dir_all(&root.path) {
+                Ok(()) => pairs.push((view.root(root), root.path.clone())),
+                Err(_) if relocatable && movable(root) => variables.extend(moved(root)),
+                Err(error) => {
+                    let path = root.path.display();
+                    notes.push(format!("{path} cannot be made, so that nothing can be put there: {error}"));
+                    lost.push(root.name.clone());
+                }
+            }
+        }
+        match mounted(&pairs) {
+            Ok((mounts, how)) => {
+                inside.retain(|root| !lost.contains(&root.name));
+                let how = match (pairs.is_empty(), variables.is_empty()) {
+                    (true, true) => Placement::InPlace,
+                    (true, false) => Placement::Slot,
+                    (false, _) => how,
+                };
+                return Placed { how, mounts: Some(mounts), variables, inside, notes };
+            }
+            Err(error) => notes.push(format!("no mount namespace: {error}")),
+        }
+    }
+    if !relocatable {
+        notes.push("what this engine compiles is good at one path only, and its view cannot be put there".to_owned());
+        return Placed { how: Placement::InPlace, mounts: None, variables: Vec::new(), inside: Vec::new(), notes };
+    }
+    inside.retain(movable);
+    let variables: Vec<(String, PathBuf)> = inside.iter().filter_map(moved).collect();
+    let how = if inside.is_empty() { Placement::InPlace } else { Placement::Slot };
+    Placed { how, mounts: None, variables, inside, notes }
+}
+
+fn mounted(pairs: &[(PathBuf, PathBuf)]) -> io::Result<(Mounts, Placement)> {
+    let plain = Mounts::new(pairs, false)?;
+    match plain.probe() {
+        Ok(()) => Ok((plain, Placement::Mounted)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let own = Mounts::new(pairs, true)?;
+            own.probe()?;
+            Ok((own, Placement::MountedAsUser))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The roots whose directories have files already: those that the engine may use, and that are not ours to hide from it.
+pub(super) fn with_files(roots: &[Root]) -> Vec<String> {
+    let has = |root: &&Root| fs::read_dir(&root.path).is_ok_and(|mut entries| entries.next().is_some());
+    roots.iter().filter(has).map(|root| root.name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scene() -> Scene {
+        Scene {
+            root: "/".into(),
+            environment: std::collections::BTreeMap::new(),
+            argv: Vec::new(),
+            directory: "/".into(),
+        }
+    }
+
+    fn root(name: &str, path: PathBuf, variable: Option<&str>) -> Root {
+        let variable = variable.map(|name| (name.to_owned(), PathBuf::new()));
+        Root { name: name.to_owned(), kind: BundleKind::Graph, path, variable }
+    }
+
+    #[test]
+    fn dead_views_go_and_living_ones_stay() {
+        let base = tempfile::tempdir().unwrap();
+        let base = base.path().join("views");
+        let living = View::make(Some(&base), &scene()).unwrap();
+        let dead = base.join("1-1");
+        fs::create_dir_all(dead.join("graph/x")).unwrap();
+        fs::write(dead.join(LOCK), "").unwrap();
+        let other = View::make(Some(&base), &scene()).unwrap();
+        assert!(living.path().exists() && other.path().exists() && !dead.exists());
+        assert_ne!(living.path(), other.path());
+        let path = living.path().to_owned();
+        drop(living);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_not_used() {
+        let base = tempfile::tempdir().unwrap();
+        let (open, link) = (base.path().join("open"), base.path().join("link"));
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        std::os::unix::fs::symlink(base.path(), &link).unwrap();
+        for place in [open, link] {
+            assert_eq!(View::make(Some(&place), &scene()).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        }
+    }
+
+    #[test]
+    fn without_namespaces_only_what_may_move_is_moved() {
+        let base = tempfile::tempdir().unwrap();
+        let view = View::make(Some(&base.path().join("views")), &scene()).unwrap();
+        let roots = [
+            root("a", base.path().join("a"), Some("A_DIR")),
+            root("b", base.path().join("b"), None),
+            root("c", base.path().join("c"), Some("C_DIR")),
+        ];
+        view.fill(&roots).unwrap();
+        let placed = place(&view, &roots, &["c".to_owned()], true, false);
+        assert_eq!(placed.how, Placement::Slot);
+        assert_eq!(placed.variables, [("A_DIR".to_owned(), view.of(BundleKind::Graph).join("a"))]);
+        assert_eq!(placed.inside.len(), 1);
+        let placed = place(&view, &roots, &[], false, false);
+        assert!(placed.how == Placement::InPlace && placed.inside.is_empty() && !placed.notes.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_mounted_falls_back() {
+        let base = tempfile::tempdir().unwrap();
+        let view = View::make(Some(&base.path().join("views")), &scene()).unwrap();
+        fs::write(base.path().join("file"), "").unwrap();
+        let roots = [root("a", base.path().join("file/below"), Some("A_DIR"))];
+        view.fill(&roots).unwrap();
+        assert_eq!(place(&view, &roots, &[], true, true).how, Placement::Slot);
+        assert_eq!(place(&view, &roots, &[], false, true).how, Placement::InPlace);
+    }
+}

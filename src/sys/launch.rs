@@ -1,0 +1,255 @@
+//! Starting a process with directories of its own: in a mount namespace where others' views of them are not changed. And waiting
+//! for it as process 1 of a container must, which inherits everybody's orphans.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use rustix::process::Pid;
+
+use super::signals::Mask;
+
+/// Directories that a process will see at other places.
+#[derive(Clone, Debug)]
+pub struct Mounts {
+    pairs: Vec<(CString, CString)>,
+    /// Identity in a user namespace of its own; without one the caller's privileges must do.
+    identity: Option<Identity>,
+}
+
+/// Prepared, since after `fork` nothing may be allocated.
+#[derive(Clone, Debug)]
+struct Identity {
+    user: CString,
+    group: CString,
+}
+
+// === impl Mounts ===
+
+impl Mounts {
+    /// Each first path at the second, in their order. `own_user_namespace`: for who may not mount otherwise; the process keeps its
+    /// user and group there, and sees those of others as nobody's.
+    ///
+    /// # Errors
+    /// For a path with a NUL.
+    pub fn new(pairs: &[(PathBuf, PathBuf)], own_user_namespace: bool) -> io::Result<Self> {
+        let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput);
+        let pairs =
+            pairs.iter().map(|(from, to)| Ok((text(from)?, text(to)?))).collect::<Result<_, io::ErrorKind>>()?;
+        let map = |id: u32| CString::new(format!("{id} {id} 1")).map_err(|_| io::ErrorKind::InvalidInput);
+        let identity = if own_user_namespace {
+            let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+            Some(Identity { user: map(user)?, group: map(group)? })
+        } else {
+            None
+        };
+        Ok(Self { pairs, identity })
+    }
+
+    /// Whether they can be made, found out in a process that ends at once.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn probe(&self) -> io::Result<()> {
+        // SAFETY: the child makes system calls on prepared memory and ends without running anything of this process's.
+        let child = unsafe { libc::fork() };
+        match child {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                let code = self.enter().err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
+                // SAFETY: ends the child; no destructor or handler of the parent's runs.
+                unsafe { libc::_exit(code.min(255)) }
+            }
+            child => {
+                let mut status = 0;
+                loop {
+                    // SAFETY: a child of this process that nobody else waits for.
+                    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+                    if waited == child {
+                        break;
+                    }
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+                match (libc::WIFEXITED(status), libc::WEXITSTATUS(status)) {
+                    (true, 0) => Ok(()),
+                    (true, code) => Err(io::Error::from_raw_os_error(code)),
+                    (false, _) => Err(io::ErrorKind::Interrupted.into()),
+                }
+            }
+        }
+    }
+
+    /// Makes a namespace and the mounts in it. Between `fork` and `exec`: system calls on prepared memory only.
+    fn enter(&self) -> io::Result<()> {
+        if self.pairs.is_empty() {
+            return Ok(());
+        }
+        let check = |code: libc::c_int| if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+        let flags = libc::CLONE_NEWNS | if self.identity.is_some() { libc::CLONE_NEWUSER } else { 0 };
+        if self.identity.is_some() {
+            // SAFETY: numbers in, a code out. What is not dumpable may not write its own maps; `exec` sets it again in any case.
+            check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) })?;
+        }
+        // SAFETY: numbers in, a code out; the process has one thread.
+        check(unsafe { libc::unshare(flags) })?;
+        if let Some(identity) = &self.identity {
+            write_whole(c"/proc/self/setgroups", b"deny")?;
+            write_whole(c"/proc/self/uid_map", identity.user.as_bytes())?;
+            write_whole(c"/proc/self/gid_map", identity.group.as_bytes())?;
+        }
+        let none = std::ptr::null::<libc::c_char>();
+        // What is mounted outside still arrives; what is mounted here stays here.
+        // SAFETY: NUL-terminated strings or null where the call takes null.
+        check(unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_SLAVE | libc::MS_REC, std::ptr::null()) })?;
+        for (from, to) in &self.pairs {
+            // SAFETY: as above.
+            check(unsafe { libc::mount(from.as_ptr(), to.as_ptr(), none, libc::MS_BIND, std::ptr::null()) })?;
+        }
+        Ok(())
+    }
+}
+
+fn write_whole(path: &std::ffi::CStr, text: &[u8]) -> io::Result<()> {
+    // SAFETY: the path is NUL-terminated, the text lives for the call, the descriptor is closed once.
+    unsafe {
+        let file = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if file < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let written = libc::write(file, text.as_ptr().cast(), text.len());
+        let error = io::Error::last_os_error();
+        libc::close(file);
+        if usize::try_from(written) == Ok(text.len()) { Ok(()) } else { Err(error) }
+    }
+}
+
+/// Starts `command` with `mounts`, with `mask` for its signals, and with `keep` left open in it: a lock that lives as long as it and
+/// its children do.
+///
+/// # Errors
+/// What the kernel says; that the program is not there, among others.
+pub fn start(
+    command: &mut Command,
+    mounts: Option<Mounts>,
+    mask: Mask,
+    keep: Option<BorrowedFd<'_>>,
+) -> io::Result<Pid> {
+    let kept = keep.map(|file| file.as_raw_fd());
+    let prepare = move || {
+        if let Some(mounts) = &mounts {
+            mounts.enter()?;
+        }
+        if let Some(file) = kept {
+            // SAFETY: numbers in, a code out; the descriptor is open in the parent until it has started the child.
+            if unsafe { libc::fcntl(file, libc::F_SETFD, 0) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        mask.install()
+    };
+    // SAFETY: the closure makes system calls on memory that was prepared before.
+    unsafe { command.pre_exec(prepare) };
+    let child = command.spawn()?;
+    Pid::from_raw(child.id().cast_signed()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Waits until a child has ended, without reaping it: its number stays its own.
+///
+/// # Errors
+/// When it is no child.
+pub fn wait_for_end(child: Pid) -> io::Result<()> {
+    let first = std::process::id() == 1;
+    loop {
+        let mut found = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        let (of, id) =
+            if first { (libc::P_ALL, 0) } else { (libc::P_PID, child.as_raw_nonzero().get().cast_unsigned()) };
+        // SAFETY: points to a value of the right type that lives for the call.
+        let code = unsafe { libc::waitid(of, id, found.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT) };
+        if code != 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            return Err(error);
+        }
+        // SAFETY: the kernel has filled it in for an ended child.
+        let ended = unsafe { found.assume_init().si_pid() };
+        if ended == child.as_raw_nonzero().get() {
+            return Ok(());
+        }
+        // An orphan that process 1 has inherited, or a helper that nobody waits for.
+        // SAFETY: numbers in, a code out; what it was does not matter.
+        unsafe { libc::waitpid(ended, std::ptr::null_mut(), libc::WNOHANG) };
+    }
+}
+
+/// Reaps a child that has ended.
+///
+/// # Errors
+/// When it is no child.
+pub fn reap(child: Pid) -> io::Result<ExitStatus> {
+    use std::os::unix::process::ExitStatusExt;
+    let mut status = 0;
+    loop {
+        // SAFETY: points to a value of the right type that lives for the call.
+        let waited = unsafe { libc::waitpid(child.as_raw_nonzero().get(), &raw mut status, 0) };
+        if waited >= 0 {
+            return Ok(ExitStatus::from_raw(status));
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::signals::Held;
+
+    #[test]
+    fn a_child_sees_its_own_directory_and_nobody_else_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        for path in [&from, &to] {
+            std::fs::create_dir(path).unwrap();
+        }
+        std::fs::write(from.join("file"), "x").unwrap();
+        let mounts = Mounts::new(&[(from.clone(), to.clone())], false).unwrap();
+        let mounts = match mounts.probe() {
+            Ok(()) => mounts,
+            Err(_) => {
+                let own = Mounts::new(&[(from.clone(), to.clone())], true).unwrap();
+                // Where neither is allowed there is nothing to see.
+                if own.probe().is_err() {
+                    return;
+                }
+                own
+            }
+        };
+        let mask = Held::back().unwrap().before();
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg("test -f \"$0/file\" && echo y > \"$0/new\" && exit 7").arg(&to);
+        let child = start(&mut command, Some(mounts), mask, None).unwrap();
+        wait_for_end(child).unwrap();
+        assert_eq!(reap(child).unwrap().code(), Some(7));
+        assert!(from.join("new").exists() && !to.join("new").exists() && !to.join("file").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_mounted_is_told_before() {
+        let none = PathBuf::from("/none/at/all");
+        assert!(Mounts::new(&[(none.clone(), none)], false).unwrap().probe().is_err());
+        assert!(Mounts::new(&[], false).unwrap().probe().is_ok());
+        let mask = Held::back().unwrap().before();
+        assert!(start(&mut Command::new("/none/at/all"), None, mask, None).is_err());
+    }
+}
