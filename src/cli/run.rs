@@ -10,6 +10,7 @@ use super::args::{BundlesArgs, CommandArgs, RunArgs};
 use super::engine::{asked, settings};
 use super::target;
 use crate::base::lifecycle::supervise;
+use crate::doors::client::DaemonLibrary;
 use crate::engines::fingerprint::{Fingerprint, Scene};
 use crate::engines::run::{Ended, Options, Request, pass_on_here};
 use crate::engines::{Library, LocalLibrary};
@@ -90,6 +91,7 @@ async fn request(args: RunArgs) -> Request {
         ready: args.ready,
         ready_timeout: args.ready_timeout.0,
         settle: args.settle.0,
+        second_look: args.second_look.0,
         retry_cold: args.retry_cold,
         fresh: args.fresh,
         refresh: args.refresh,
@@ -112,8 +114,13 @@ pub(super) async fn library(args: &BundlesArgs, command: &CommandArgs) -> Result
         return Ok(Arc::new(library));
     }
     let daemons = target::candidates(&args.daemon).map_err(|error| error.to_string())?;
-    let Some(_client) = daemons.into_iter().next() else {
-        return Err("there is no daemon and no --root, so that there are no bundles".to_owned());
-    };
-    Err("the daemon keeps no engines".to_owned())
+    let mut reason = "there is no daemon and no --root, so that there are no bundles".to_owned();
+    for client in daemons {
+        // One that hangs is treated as none.
+        match target::answered(&client, target::patience(&args.daemon), client.node()).await {
+            Ok(_) => return Ok(Arc::new(DaemonLibrary::new(client))),
+            Err(error) => reason = format!("the daemon {client} is of no use: {error:#}"),
+        }
+    }
+    Err(reason)
 }

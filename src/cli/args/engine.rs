@@ -57,6 +57,9 @@ pub(in super::super) struct RunArgs {
     /// How long its files must not change before they are compared and kept.
     #[arg(long, default_value = "5s", value_name = "SPAN")]
     pub(in super::super) settle: Span,
+    /// When its files are looked at once more: some kernels are compiled when the first requests come. Zero: never.
+    #[arg(long, default_value = "10m", value_name = "SPAN")]
+    pub(in super::super) second_look: Span,
     /// If it fails or hangs with a bundle, start it once more without, whatever it is. By default only what says by itself that it is
     /// ready is started twice.
     #[arg(long)]

@@ -32,7 +32,7 @@ use std::time::Duration;
 use self::child::{Child, Phase, Signals, code, words};
 use self::output::Listener;
 pub use self::output::{Heard, VERB as PASS_ON, pass_on_here};
-use self::prepare::{Prepared, fill_in, prepare};
+use self::prepare::{A_WORD, Prepared, fill_in, prepare, within};
 use self::prove::Proof;
 pub use self::ready::Probe;
 pub use self::report::{OfKind, Report};
@@ -69,6 +69,8 @@ pub struct Options {
     pub ready_timeout: Duration,
     /// How long its files must not change before they are looked at.
     pub settle: Duration,
+    /// When its files are looked at once more.
+    pub second_look: Duration,
     /// Start it once more, without a bundle, whenever it fails or hangs with one.
     pub retry_cold: bool,
     /// Begin with empty directories, also where the engine has files of its own.
@@ -208,7 +210,7 @@ impl Start<'_> {
             // For a verdict after the second start the attempt is kept.
             let attempt = if by_itself { held.attempt.take() } else { held.attempt.clone() };
             let (Some(attempt), Ok(library)) = (attempt, &self.request.library) else { continue };
-            if let Err(error) = library.end_attempt(&held.bundle.id, &attempt, end.clone()).await {
+            if let Err(error) = within(A_WORD, library.end_attempt(&held.bundle.id, &attempt, end.clone())).await {
                 prepared.report.notes.push(format!("what happened to bundle {} is not noted: {error}", held.bundle.id));
             }
         }
@@ -268,7 +270,7 @@ impl Start<'_> {
         let mut taken = std::mem::replace(prepared, Prepared::plain(String::new()));
         let mut proving = tokio::spawn(async move {
             proof.prove(&mut taken).await;
-            taken
+            (taken, proof)
         });
         let status = match ended {
             Some(status) => status,
@@ -276,12 +278,11 @@ impl Start<'_> {
                 tokio::select! {
                     status = child.until_end(self.signals) => status,
                     done = &mut proving => {
-                        if let Ok(done) = done {
-                            *prepared = done;
-                        }
+                        let Ok((done, proof)) = done else { return child.until_end(self.signals).await };
+                        *prepared = done;
                         prepared.report.log = listener.heard();
                         self.write(&mut prepared.report);
-                        return child.until_end(self.signals).await;
+                        return self.until_end(prepared, &mut child, &proof).await;
                     }
                 }
             }
@@ -299,7 +300,7 @@ impl Start<'_> {
             tokio::time::sleep(AFTERWARDS).await;
         };
         tokio::select! {
-            done = &mut proving => if let Ok(done) = done {
+            done = &mut proving => if let Ok((done, _)) = done {
                 *prepared = done;
             },
             () = stop => {
@@ -310,6 +311,23 @@ impl Start<'_> {
         }
         prepared.report.log = listener.heard();
         status
+    }
+
+    /// The long part: it serves. Its files are looked at once more.
+    async fn until_end(&mut self, prepared: &mut Prepared, child: &mut Child, proof: &Proof) -> ExitStatus {
+        let second = self.request.options.second_look;
+        let later = async {
+            tokio::time::sleep(second).await;
+            if !second.is_zero() {
+                proof.prove_again(prepared).await;
+            }
+        };
+        tokio::select! {
+            status = child.until_end(self.signals) => return status,
+            () = later => {}
+        }
+        self.write(&mut prepared.report);
+        child.until_end(self.signals).await
     }
 
     /// Ends the attempts: what this start says of the bundles that it had, and of those that it was without.
@@ -356,7 +374,7 @@ impl Start<'_> {
                 format!("{why}{before}: {}{}", words(status), if had.is_empty() { had } else { format!(" ({had})") });
         }
         for (bundle, attempt, end) in told {
-            if let Err(error) = library.end_attempt(&bundle, &attempt, end).await {
+            if let Err(error) = within(A_WORD, library.end_attempt(&bundle, &attempt, end)).await {
                 prepared.report.notes.push(format!("what happened to bundle {bundle} is not noted: {error}"));
             }
         }

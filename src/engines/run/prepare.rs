@@ -11,12 +11,18 @@ use super::view::{Placed, View, place, with_files};
 use super::{Options, Request};
 use crate::engines::fingerprint::Fingerprint;
 use crate::engines::roots::Root;
-use crate::engines::{AttemptId, BundleRef, Library, Lookup, Standing};
-use crate::model::ManifestEntry;
+use crate::engines::{AttemptId, BundleRef, EngineError, Library, Lookup, Standing};
 use crate::model::engine::{BundleKind, EngineKey, Role};
+use crate::model::{BundleId, ManifestEntry};
 
 /// So many starts that were broken off before they were ready, and a bundle is tried without.
 const UNFINISHED_MOST: usize = 2;
+
+/// Longest wait for a word that is only written down.
+pub(super) const A_WORD: Duration = Duration::from_secs(10);
+
+/// A restore may take this long, however short the cold start was.
+const RESTORE_LEAST: Duration = Duration::from_secs(30);
 
 /// An attempt that is younger than this, beside twice what a start takes, may still be under way.
 const UNDER_WAY: Duration = Duration::from_secs(60);
@@ -36,6 +42,8 @@ pub(super) struct Kind {
     pub(super) reason: String,
     /// Why nothing will be captured.
     pub(super) blocked: Option<String>,
+    /// What this start was kept as.
+    pub(super) kept: Option<BundleId>,
     /// Something of this key is there and may not be used.
     pub(super) refused: bool,
     pub(super) lookup: Lookup,
@@ -165,6 +173,7 @@ async fn find(library: &dyn Library, key: EngineKey, roots: Vec<Root>, deadline:
         trial: None,
         reason: String::new(),
         blocked: None,
+        kept: None,
         refused: false,
         lookup: Lookup::default(),
     };
@@ -210,13 +219,15 @@ async fn restore(library: &dyn Library, kind: &mut Kind, into: &Path) {
     if let Some(why) = distrusted(&bundle) {
         kind.reason = format!("bundle {} is tried without: {why}", bundle.id);
         // What comes of this start is the verdict on it.
-        match library.begin_attempt(&bundle.id).await {
+        match within(A_WORD, library.begin_attempt(&bundle.id)).await {
             Ok(attempt) => kind.trial = Some((bundle, attempt)),
             Err(error) => kind.reason.push_str(&format!(" (and cannot be judged: {error})")),
         }
         return;
     }
-    match library.restore(&bundle, into).await {
+    // A cold start is what there is otherwise: no longer than that is waited for.
+    let patience = Duration::from_millis(bundle.evidence.cold_ms.unwrap_or_default()).max(RESTORE_LEAST);
+    match within(patience, library.restore(&bundle, into)).await {
         Ok(restored) => {
             let (bytes, files) = (restored.bytes, restored.files);
             kind.reason.clear();
@@ -228,6 +239,15 @@ async fn restore(library: &dyn Library, kind: &mut Kind, into: &Path) {
             let _ = std::fs::remove_dir_all(into);
         }
     }
+}
+
+/// What a library answers, in time.
+pub(super) async fn within<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, EngineError> {
+    let late = || EngineError::Timeout { what: format!("what was asked, within {} s,", patience.as_secs()) };
+    tokio::time::timeout(patience, answer).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Why a bundle is not used this time.
@@ -300,7 +320,7 @@ fn give_up(prepared: &mut Prepared, why: &str) {
 /// Notes the attempt. Without a note the bundle is used all the same: the next start of it is not.
 async fn begin(library: &dyn Library, kind: &mut Kind, notes: &mut Vec<String>) {
     let Some(held) = &mut kind.restored else { return };
-    match library.begin_attempt(&held.bundle.id).await {
+    match within(A_WORD, library.begin_attempt(&held.bundle.id)).await {
         Ok(attempt) => held.attempt = Some(attempt),
         Err(error) => notes.push(format!("the attempt with bundle {} is not noted: {error}", held.bundle.id)),
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::output::Heard;
-use super::prepare::{Kind, Prepared};
+use super::prepare::{A_WORD, Kind, Prepared, within};
 use super::report::{OfKind, stages};
 use super::scan::{Snapshot, Watched, scan, summary};
 use super::verdict::{Counts, Verdict};
@@ -12,13 +12,16 @@ use super::{Options, factors};
 use crate::engines::fingerprint::{Fingerprint, Scene};
 use crate::engines::library::Outcome;
 use crate::engines::{Capture, CaptureRoot, Captured, Library, RunReport, secrets_of};
-use crate::model::Evidence;
+use crate::model::{BundleId, Evidence};
 
 /// Between two looks at the files.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Longest wait for files that never come to rest.
 const SETTLE_MOST: Duration = Duration::from_secs(120);
+
+/// Longest capture: some gigabytes to a slow disk, beside a start that is over.
+const CAPTURE_MOST: Duration = Duration::from_secs(900);
 
 /// Starts at once do not all capture: each waits for a moment of its own, and looks whether another has been first.
 const BACKOFF: Duration = Duration::from_millis(1500);
@@ -63,6 +66,8 @@ impl Proof {
         let mut kinds = std::mem::take(&mut prepared.kinds);
         for (at, kind) in kinds.iter_mut().enumerate() {
             let (capture, captured) = self.capture(prepared, kind, at).await;
+            kind.kept = captured;
+            let captured = captured.map(|id| id.to_string());
             if let Some(shown) = prepared.report.bundles.get_mut(at) {
                 prepared.report.captured |= captured.is_some();
                 shown.captured = captured;
@@ -70,6 +75,7 @@ impl Proof {
             }
         }
         prepared.kinds = kinds;
+        prepared.before = after;
         let parts: Vec<String> =
             prepared.report.bundles.iter().map(|shown| format!("{}: {}", shown.kind, shown.capture)).collect();
         prepared.report.capture = parts.join("; ");
@@ -136,7 +142,7 @@ impl Proof {
         report.saved_seconds = report.cold_seconds.map(|cold| cold - self.ready);
     }
 
-    async fn capture(&self, prepared: &Prepared, kind: &Kind, at: usize) -> (String, Option<String>) {
+    async fn capture(&self, prepared: &Prepared, kind: &Kind, at: usize) -> (String, Option<BundleId>) {
         let Some(shown) = prepared.report.bundles.get(at) else { return ("nothing new".to_owned(), None) };
         if self.options.no_capture {
             return ("not wanted".to_owned(), None);
@@ -155,11 +161,44 @@ impl Proof {
         let refresh = self.options.refresh || kind.trial.is_some();
         if kind.restored.is_none() && !refresh {
             tokio::time::sleep(BACKOFF.mul_f64(f64::from(std::process::id() % 64) / 64.0)).await;
-            let again = self.library.lookup(&kind.key, Duration::from_secs(5)).await;
+            let again = within(A_WORD, self.library.lookup(&kind.key, Duration::from_secs(5))).await;
             if let Ok(Some(bundle)) = again.map(|lookup| lookup.exact) {
                 return (format!("another start was first: {}", bundle.id), None);
             }
         }
+        self.keep(prepared, kind, kind.restored.as_ref().map(|held| held.bundle.id), refresh).await
+    }
+
+    /// Looks once more, later: some kernels are compiled when the first requests come. What is new since is kept as well.
+    pub(super) async fn prove_again(&self, prepared: &mut Prepared) {
+        let watched = prepared.watched(&self.fingerprint);
+        settle(&watched, self.options.settle).await;
+        let after = scan(&watched);
+        for at in 0..prepared.kinds.len() {
+            let kind = &prepared.kinds[at];
+            let base = kind.kept.or_else(|| kind.restored.as_ref().map(|held| held.bundle.id));
+            let ours = |path: &str| kind.roots.iter().any(|root| path.split('/').next() == Some(root.name.as_str()));
+            let is_new = |(path, seen): (&String, &super::scan::Seen)| {
+                ours(path) && prepared.before.get(path).is_none_or(|was| was.mtime_ns != seen.mtime_ns)
+            };
+            let new = after.iter().filter(|(path, seen)| is_new((path, seen))).count();
+            if new == 0 || base.is_none() || kind.blocked.is_some() {
+                continue;
+            }
+            let (capture, captured) = self.keep(prepared, kind, base, false).await;
+            prepared.report.notes.push(format!("{new} files came later; {}: {capture}", kind.kind));
+            prepared.kinds[at].kept = captured.or(base);
+        }
+        prepared.before = after;
+    }
+
+    async fn keep(
+        &self,
+        prepared: &Prepared,
+        kind: &Kind,
+        base: Option<BundleId>,
+        refresh: bool,
+    ) -> (String, Option<BundleId>) {
         let (Some(view), Some(placed)) = (&prepared.view, &prepared.placed) else {
             return ("there is no view".to_owned(), None);
         };
@@ -167,13 +206,13 @@ impl Proof {
         let capture = Capture {
             key: kind.key.clone(),
             roots: watched.into_iter().map(|one| CaptureRoot { name: one.name, path: one.path }).collect(),
-            base: kind.restored.as_ref().map(|held| held.bundle.id),
+            base,
             evidence: self.evidence(kind),
             secrets: secrets_of(self.scene.environment.clone()),
             refresh,
         };
-        match self.library.capture(capture).await {
-            Ok(Captured::Created { bundle, .. }) => ("created".to_owned(), Some(bundle.id.to_string())),
+        match within(CAPTURE_MOST, self.library.capture(capture)).await {
+            Ok(Captured::Created { bundle, .. }) => ("created".to_owned(), Some(bundle.id)),
             Ok(Captured::Unchanged { bundle }) => (format!("the same as {}", bundle.id), None),
             Ok(Captured::Existed { bundle }) => (format!("another start was first: {}", bundle.id), None),
             Ok(Captured::Nothing) => ("there is no file to keep".to_owned(), None),
@@ -215,7 +254,7 @@ impl Proof {
             // What was saved is told once.
             let saved_ms = if kind.restored.is_some() { std::mem::take(&mut left) } else { 0 };
             let told = RunReport { kind: kind.kind, outcome, bytes: shown.restored_bytes, saved_ms };
-            if let Err(error) = self.library.report(&told).await {
+            if let Err(error) = within(A_WORD, self.library.report(&told)).await {
                 prepared.report.notes.push(format!("the node is not told: {error}"));
                 return;
             }

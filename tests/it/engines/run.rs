@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::super::support::command::{code, preheat, stderr, stdout};
+use super::super::support::command::{Daemon, code, preheat, stderr, stdout};
 
 const ENGINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/fake_engine.py");
 
@@ -18,11 +18,13 @@ struct Bench {
     directory: tempfile::TempDir,
     more: Vec<String>,
     environment: Vec<(String, String)>,
+    /// Instead of a root.
+    daemon: Option<String>,
 }
 
 impl Bench {
     fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap(), more: Vec::new(), environment: Vec::new() }
+        Self { directory: tempfile::tempdir().unwrap(), more: Vec::new(), environment: Vec::new(), daemon: None }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -45,8 +47,11 @@ impl Bench {
     fn command(&self, report: &str, argv: &[&str]) -> Command {
         let mut command = preheat();
         command
-            .args(["run", "--engine", "generic-dir", "--settle", "200ms", "--root"])
-            .arg(self.at("store"))
+            .args(["run", "--engine", "generic-dir", "--settle", "200ms"])
+            .args(match &self.daemon {
+                Some(daemon) => ["--daemon".to_owned(), daemon.clone()],
+                None => ["--root".to_owned(), self.text("store")],
+            })
             .arg("--report")
             .arg(self.at(report))
             .arg("--view-dir")
@@ -281,6 +286,23 @@ fn a_bundle_that_breaks_the_engine_is_quarantined_and_the_engine_comes_up() {
 }
 
 #[test]
+fn what_comes_with_the_first_requests_is_kept_as_well() {
+    let bench = Bench::new().with(&["--second-look", "3s"]);
+    let mut server = bench.start("report.json", &["--later", "2"]);
+    server.wait_for_report();
+    let until = Instant::now() + Duration::from_secs(30);
+    while !bench.report("report.json")["notes"].to_string().contains("came later") && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let report = bench.report("report.json");
+    assert!(report["notes"].to_string().contains("1 files came later; graph: created"), "{report:#}");
+    server.end(Signal::TERM);
+    let warm = bench.serve(&["--later", "2"]);
+    is(&warm, "hit");
+    assert_eq!(warm["files"]["restored"], 5);
+}
+
+#[test]
 fn a_hang_is_a_crash_for_who_says_so() {
     let bench = Bench::new().with(&["--retry-cold", "--ready-timeout", "3s"]);
     is(&bench.serve(&["--hang-if-warm"]), "cold");
@@ -352,6 +374,28 @@ fn the_command_is_run_whatever_is_wrong() {
         says(&report, "reason", &[words]);
         std::fs::remove_file(bench.at("r.json")).unwrap();
     }
+}
+
+#[test]
+fn a_daemon_keeps_them_as_well_and_one_that_hangs_is_none() {
+    let mut bench = Bench::new();
+    let daemon = Daemon::start(bench.directory.path(), &[]);
+    bench.daemon = Some(format!("unix:{}", daemon.socket.display()));
+    is(&bench.run(&[]).1, "cold");
+    let (output, hit) = bench.run(&[]);
+    assert_eq!(stdout(&output).trim(), "fake engine: used 4, made 0");
+    is(&hit, "hit");
+    drop(daemon);
+    let (_, gone) = bench.run(&[]);
+    is(&gone, "cold");
+    says(&gone, "reason", &["is of no use"]);
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    bench.daemon = Some(format!("http://{}", deaf.local_addr().unwrap()));
+    bench.more = vec!["--daemon-timeout".to_owned(), "1s".to_owned()];
+    let started = Instant::now();
+    let (output, hangs) = bench.run(&[]);
+    assert!(code(&output) == 0 && started.elapsed() < Duration::from_secs(20));
+    says(&hangs, "reason", &["did not answer"]);
 }
 
 #[test]

@@ -18,6 +18,7 @@ parser.add_argument("--port", type=int)
 parser.add_argument("--own-key", default="k", help="what it hashes into the name of its directory")
 parser.add_argument("--own-key-variable", help="... and a variable")
 parser.add_argument("--more", type=int, default=0, help="files that are written anew at every start")
+parser.add_argument("--later", type=float, help="seconds after which a file more is compiled, unless it is there")
 parser.add_argument("--die-if-warm", action="store_true")
 parser.add_argument("--hang-if-warm", action="store_true")
 parser.add_argument("--exit", type=int, default=0)
@@ -100,5 +101,11 @@ class Health(http.server.BaseHTTPRequestHandler):
 server = http.server.ThreadingHTTPServer(("127.0.0.1", options.port), Health)
 server.timeout = 0.1
 until = time.monotonic() + options.serve
+later = time.monotonic() + options.later if options.later else None
 while time.monotonic() < until:
     server.handle_request()
+    if later and time.monotonic() > later:
+        later = None
+        name = os.path.join(directory, "later.so")
+        if not os.path.exists(name):
+            write(name, "compiled later")
