@@ -1,14 +1,17 @@
 //! Bundles between nodes: what an identical second node gets, and what nobody gets.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use preheat::base::ErrorKind;
+use preheat::digest::Hash;
 use preheat::engines::{BundleRef, Capture, Captured, Config, Library, LocalLibrary, Refusal, SignerConfig};
-use preheat::model::Tenant;
 use preheat::model::engine::BundleKind;
+use preheat::model::{Kind, Manifest, Pack, SigningKey, Tenant};
 
-use super::support::engine::{cache, capture, key, library, signer, tree};
+use super::support::engine::{cache, capture, key, library, put, signer, tree};
+use super::support::model::noise;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -224,4 +227,105 @@ async fn whatever_is_done_to_what_is_shared_nothing_wrong_is_restored() {
     }
     let found = store.0.lookup(&scope, &graph, SOON).await.unwrap();
     assert_eq!(found.exact.unwrap().id, bundle.id, "and it is still there for who has the right bytes");
+}
+
+/// An archive as whoever wants to deceive writes it: everything fits but what a key is needed for.
+fn forged(document: &[u8], signature: &[u8], pack: &[u8]) -> Vec<u8> {
+    let head = format!("preheat-bundle-archive 1\n{} {} {}\n", document.len(), signature.len(), pack.len());
+    let mut archive = [head.as_bytes(), document, signature, pack].concat();
+    let digest = blake3::hash(&archive).to_hex();
+    archive.extend(digest.as_bytes());
+    archive
+}
+
+/// A bundle of three small files as an archive, and the node that takes it in.
+async fn archived(rig: &Rig) -> (Vec<u8>, preheat::engines::BundleView, Vec<u8>) {
+    let root = rig.path("small");
+    for (number, (path, size)) in [("a/x.so", 5_000), ("a/y.pickle", 3_000), ("b/empty", 0)].into_iter().enumerate() {
+        put(&root.join(path), &noise(number as u64, size), 0o644, 1_700_000_000_000_000_007);
+    }
+    let publisher = rig.publisher("one").await;
+    let id = rig.published(&publisher, "a", &root).await.id;
+    let view = publisher.show(&id).await.unwrap();
+    let mut pack = publisher.pack(&id).await.unwrap();
+    let (mut archive, mut bytes) = (Vec::new(), Vec::new());
+    pack.read_to_end(&mut bytes).unwrap();
+    preheat::engines::export(&view.document, view.signature.as_ref(), &mut &bytes[..], &mut archive).unwrap();
+    (archive, view, bytes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_damaged_bundles_are_all_refused() {
+    let rig = Rig::new();
+    let (archive, view, _) = archived(&rig).await;
+    let node = rig.reader("two", |config| config.origin = None).await;
+    let store = node.engines().await.unwrap();
+    let scope = node.scope().clone();
+    for seed in 0..1_000 {
+        let mut wrong = archive.clone();
+        mutate(&mut wrong, seed);
+        let outcome = store.0.import(&scope, &mut &wrong[..]);
+        let error = outcome.expect_err(&format!("mutation {seed}"));
+        assert!(
+            matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Denied | ErrorKind::Invalid),
+            "mutation {seed}: {error}"
+        );
+    }
+    assert!(store.0.list(&scope).await.unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(rig.path("two/partials")).unwrap().count(), 0);
+    let bundle = store.0.import(&scope, &mut &archive[..]).unwrap();
+    node.close(store).await.unwrap();
+    assert_eq!(bundle.id, view.bundle.id);
+    let into = rig.path("view");
+    node.restore(&bundle, &into).await.unwrap();
+    assert_eq!(tree(&into.join("vllm")), tree(&rig.path("small")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_no_key_changes_nothing_and_whoever_has_one_does_not_leave_the_directory() {
+    let rig = Rig::new();
+    let (_, view, pack) = archived(&rig).await;
+    let node = rig.reader("two", |config| config.origin = None).await;
+    let store = node.engines().await.unwrap();
+    let scope = node.scope().clone();
+    let import = |document: &[u8], signature: &[u8], pack: &[u8]| {
+        store.0.import(&scope, &mut &forged(document, signature, pack)[..]).map(|bundle| bundle.id)
+    };
+    let (document, signature) = (view.document.to_json(), view.signature.unwrap().to_json());
+    // Another pickle of the same length.
+    let mut poisoned = pack.clone();
+    poisoned[5_000..8_000].fill(b'.');
+    let error = import(&document, &signature, &poisoned).unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("y.pickle"), "{error}");
+    // And a document that fits it.
+    let mut bundle = view.document.clone();
+    let mut files = bundle.manifest.files().to_vec();
+    files[1].blake3 = Hash::of(&poisoned[5_000..8_000]);
+    bundle.manifest = Manifest::new(Kind::Bundle, files).unwrap();
+    bundle.pack = Some(Pack { blake3: Hash::of(&poisoned), size: poisoned.len() as u64 });
+    let changed = bundle.to_json();
+    let error = import(&changed, &signature, &poisoned).unwrap_err();
+    assert!(error.kind() == ErrorKind::Denied && error.to_string().contains("does not fit"), "{error}");
+    assert!(import(&changed, b"", &poisoned).unwrap_err().to_string().contains("not signed"));
+    let (stranger, _) = SigningKey::generate().unwrap();
+    let error = import(&changed, &stranger.sign(&changed).to_json(), &poisoned).unwrap_err();
+    assert!(error.to_string().contains("does not trust"), "{error}");
+    // Whoever has the key may lie about the files, and still writes nowhere else.
+    let key = SigningKey::parse(&std::fs::read_to_string(&rig.key_file).unwrap()).unwrap();
+    let text = String::from_utf8(document.clone()).unwrap();
+    for (from, to) in [
+        ("vllm/a/x.so", "vllm/../../x.so"),
+        ("vllm/a/x.so", "/etc/cron.d/x"),
+        ("vllm/a/x.so", "vllm/a/y.pickle"),
+        ("\"mode\":420", "\"mode\":2541"),
+        ("\"size\":5000", "\"size\":18446744073709551615"),
+        ("\"size\":5000", "\"size\":5001"),
+    ] {
+        let lie = text.replacen(from, to, 1);
+        assert_ne!(lie, text, "{from}");
+        let error = import(lie.as_bytes(), &key.sign(lie.as_bytes()).to_json(), &pack).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{to}: {error}");
+    }
+    assert!(store.0.list(&scope).await.unwrap().is_empty());
+    assert_eq!(import(&document, &signature, &pack).unwrap(), view.bundle.id);
 }

@@ -8,6 +8,8 @@ mod conformance;
 mod definition;
 mod egress;
 mod engines;
+mod engines_cli;
+mod engines_cost;
 mod engines_daemon;
 mod engines_local;
 mod engines_shared;

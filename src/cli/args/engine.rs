@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::DaemonArgs;
+use super::bundles::{
+    EngineExportArgs, EngineImportArgs, EngineKeygenArgs, EngineListArgs, EngineRestoreArgs, EngineShowArgs,
+};
 use crate::base::units::Span;
 use crate::engines::run::Probe;
 
@@ -23,6 +26,18 @@ pub(in super::super) enum EngineVerb {
     Doctor(DoctorArgs),
     /// Say why a command would be warm or not, field by field against the nearest bundle. Nothing is started.
     Explain(ExplainArgs),
+    /// List the bundles of a node.
+    List(EngineListArgs),
+    /// Show a bundle: its key, its files, who vouches for it, and whether it would be restored.
+    Show(EngineShowArgs),
+    /// Write a bundle to a file.
+    Export(EngineExportArgs),
+    /// Take such a file in.
+    Import(EngineImportArgs),
+    /// Restore a bundle into a new directory.
+    Restore(EngineRestoreArgs),
+    /// Make a key that signs bundles, and print its public half.
+    Keygen(EngineKeygenArgs),
 }
 
 /// Where bundles are.

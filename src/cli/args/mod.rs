@@ -1,5 +1,6 @@
 //! The arguments of every verb, as parsed; validation belongs to the verbs.
 
+mod bundles;
 mod engine;
 mod node;
 
@@ -7,6 +8,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(super) use self::bundles::{
+    EngineExportArgs, EngineImportArgs, EngineKeygenArgs, EngineListArgs, EngineRestoreArgs, EngineShowArgs,
+    LibraryArgs,
+};
 pub(super) use self::engine::{
     BundlesArgs, CommandArgs, DoctorArgs, EngineArgs, EngineVerb, ExplainArgs, FingerprintArgs, RunArgs,
 };
