@@ -70,8 +70,8 @@ impl Default for Config {
             connections_max: 16,
             connections_start: 8,
             connections_total: 64,
-            // At 20 MB/s a connection, what an unmeasured origin may well give, 0.8 s.
-            part_bytes: ByteSize(16 * MIB),
+            // At 85 MB/s a connection, what object stores give, 0.4 s, of which 30 ms of waiting are 8 %; at 20 MB/s, 1.7 s.
+            part_bytes: ByteSize(32 * MIB),
             memory: ByteSize(128 * MIB),
             bandwidth: None,
             write_threads: None,

@@ -33,6 +33,7 @@ mod sink;
 mod span;
 mod stall;
 mod stream;
+mod tally;
 
 use std::future::Future;
 use std::sync::Arc;

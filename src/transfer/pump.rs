@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -13,10 +13,13 @@ use super::error::Remedy;
 use super::flow::Flow;
 use super::gear::Gear;
 use super::rate::Meter;
-use super::schedule::{Action, Event, FileId, Limits, NewFile, Order, Outcome, PartEnd, PartId, Schedule};
+use super::schedule::{
+    AMONG_OTHERS, Action, Event, FileId, Limits, NewFile, Order, Outcome, PartEnd, PartId, Schedule,
+};
 use super::sink::Sink;
 use super::span::Span;
 use super::stream::Stream;
+use super::tally::Tally;
 use super::{Priority, TransferError};
 use crate::base::lifecycle::supervise;
 use crate::model::source::{RangeSource, RemoteFile};
@@ -63,12 +66,13 @@ struct Work {
     parts: HashMap<PartId, OpenPart>,
     messages: mpsc::WeakSender<Message>,
     rate: Meter,
+    ticked_at: Instant,
 }
 
 struct OpenPart {
     span: Arc<Span>,
     abort: CancellationToken,
-    meter: Arc<AtomicU64>,
+    tally: Arc<Tally>,
 }
 
 /// How often the schedule hears of time and rates: several times in each window that it measures over.
@@ -109,6 +113,7 @@ impl Pump {
             parts: HashMap::new(),
             messages: sender.downgrade(),
             rate: Meter::default(),
+            ticked_at: Instant::now(),
         };
         tokio::spawn(async move {
             if let Err(panicked) = supervise("transfer schedule", work.run(receiver)).await {
@@ -193,7 +198,7 @@ impl Work {
             Message::Ended(part, end) => {
                 // What came since the last tick counts too, or rates would be told too low by as much.
                 if let Some(open) = self.parts.remove(&part) {
-                    self.decide(Event::Tick(vec![(part, open.meter.load(Ordering::Relaxed))]));
+                    self.decide(Event::Tick(vec![(part, open.tally.bytes())]));
                 }
                 if let PartEnd::Failed(error, remedy) = &end
                     && *remedy != Remedy::GiveUp
@@ -212,9 +217,17 @@ impl Work {
     }
 
     fn tick(&mut self) {
-        let received = self.parts.iter().map(|(id, part)| (*id, part.meter.load(Ordering::Relaxed))).collect();
+        let received = self.parts.iter().map(|(id, part)| (*id, part.tally.bytes())).collect();
         self.decide(Event::Tick(received));
         let now = Instant::now();
+        // Whoever is late himself, with a machine that stood still, calls nobody silent.
+        if now.duration_since(self.ticked_at) <= 2 * TICK {
+            let silence = self.parts.iter().map(|(id, part)| (*id, part.tally.silence(now)));
+            for (part, since) in silence.filter(|(_, since)| *since >= AMONG_OTHERS).collect::<Vec<_>>() {
+                self.decide(Event::Silent { part, since });
+            }
+        }
+        self.ticked_at = now;
         for (lane, received, full) in self.schedule.busy_lanes() {
             self.gear.observed.sample(lane, received, full, now);
         }
@@ -271,7 +284,7 @@ impl Work {
         let open = OpenPart {
             span: Arc::new(Span::new(order.groups.start, order.groups.end)),
             abort: CancellationToken::new(),
-            meter: Arc::default(),
+            tally: Arc::new(Tally::new(Instant::now())),
         };
         let stream = Stream {
             gear: Arc::clone(&self.gear),
@@ -279,7 +292,7 @@ impl Work {
             order,
             span: Arc::clone(&open.span),
             abort: open.abort.clone(),
-            meter: Arc::clone(&open.meter),
+            tally: Arc::clone(&open.tally),
             reporter: Reporter { messages: messages.clone() },
         };
         self.parts.insert(part, open);

@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
@@ -19,6 +18,7 @@ use super::schedule::{Order, PartEnd};
 use super::sink::{LargeSink, OutboardSink, Sink, SmallSink};
 use super::span::Span;
 use super::stall::Patience;
+use super::tally::Tally;
 use crate::base::ErrorKind;
 use crate::digest::{GROUP_BYTES, GroupCv, Outboard, group_range};
 use crate::model::body::Body;
@@ -36,8 +36,8 @@ pub(super) struct Stream {
     pub(super) span: Arc<Span>,
     /// Ends it after what it has claimed.
     pub(super) abort: CancellationToken,
-    /// Bytes received, for the schedule's ticks.
-    pub(super) meter: Arc<AtomicU64>,
+    /// Bytes received and silence, for the schedule's ticks.
+    pub(super) tally: Arc<Tally>,
     pub(super) reporter: Reporter,
 }
 
@@ -208,6 +208,7 @@ impl Stream {
         };
         let stall = self.gear.config.stall.0;
         let opening = tokio::time::timeout(stall, self.file.origin.open(remote, start..end));
+        let _waiting = self.tally.wait();
         let RangeBody { start: begun, ignores_ranges, bytes } = match self.unless_aborted(opening).await? {
             Ok(opened) => opened.map_err(|error| self.failed(error))?,
             Err(_) => return Err(self.failed(SourceError::Stalled { what: remote.locator.clone(), after: stall })),
@@ -253,6 +254,7 @@ impl Stream {
     async fn more(&self, body: &mut Arriving, into: &mut [u8]) -> Result<usize, Left> {
         let asked = Instant::now();
         let next = tokio::time::timeout(body.patience.left(), body.bytes.read(into));
+        let waiting = self.tally.wait();
         let stalled = || {
             let after = self.gear.config.stall.0;
             self.failed(SourceError::Stalled { what: self.file.remote.locator.clone(), after })
@@ -261,8 +263,9 @@ impl Stream {
             Err(_) => return Err(stalled()),
             Ok(read) => read.map_err(|error| self.failed(error))?,
         };
+        drop(waiting);
         let bytes = read as u64;
-        self.meter.fetch_add(bytes, Ordering::Relaxed);
+        self.tally.add(bytes);
         self.file.flow.received(bytes);
         self.gear.metrics.origin_bytes.inc_by(bytes);
         body.position += bytes;

@@ -1,7 +1,7 @@
 //! One origin, as far as its capacity is one: how many connections it gets, how large parts are, and whether it is well.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::parts::{File, Part};
 use super::{FileId, Limits, Priority, Shape};
@@ -21,8 +21,12 @@ pub(super) struct Lane {
     pub(super) files: usize,
     /// Bytes received by its parts.
     pub(super) received: u64,
+    /// When any of it last came.
+    pub(super) moved_at: Option<Instant>,
     /// Smoothed rate of one connection.
     rate: Option<f64>,
+    /// Smoothed time from a request to the head of its answer.
+    pub(super) answer_time: Option<Duration>,
     /// Whether it knows ranges; `false`: its answers begin at the first byte whatever is asked. Until that is known it is
     /// asked for one part alone, since each further one would cost it a whole file.
     pub(super) ranges: Option<bool>,
@@ -67,7 +71,9 @@ impl Lane {
             open_large: 0,
             files: 0,
             received: 0,
+            moved_at: None,
             rate: None,
+            answer_time: None,
             ranges: (!limits.unknown).then_some(true),
             asked_until: None,
             unwell_until: None,
@@ -188,6 +194,10 @@ impl Lane {
         if let Some(rate) = part.rate(now) {
             self.rate = Some(self.rate.map_or(rate, |before| 0.7 * before + 0.3 * rate));
         }
+    }
+
+    pub(super) fn answered_in(&mut self, time: Duration) {
+        self.answer_time = Some(self.answer_time.map_or(time, |before| (before * 7 + time * 3) / 10));
     }
 
     pub(super) fn measure(&mut self, now: Instant) {

@@ -13,10 +13,12 @@
 //!   lowered, and what it has claimed it finishes, so no byte is asked for twice.
 //! - **A failure** costs the part's unfinished groups and nothing else. Waiting is per range and, where the origin itself is in
 //!   trouble, for all its ranges together, with one connection trying first; that lasts until anything goes well.
+//! - **A silent connection** is left while its neighbours flow: see [`silent`].
 //! - **A wrong group** is asked for again by itself: see [`wrong`].
 
 mod lane;
 mod parts;
+mod silent;
 #[cfg(test)]
 mod tests;
 mod wrong;
@@ -32,6 +34,7 @@ use crate::digest::{GROUP_BYTES, Hash};
 use crate::model::OriginId;
 use lane::Lane;
 use parts::{File, Part, Run};
+pub(super) use silent::AMONG_OTHERS;
 
 /// A file under transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +88,8 @@ pub(super) enum Event<E> {
     Arrived { part: PartId, groups: Range<u64> },
     /// A group of a part has come, and is not what it must be.
     Wrong { part: PartId, group: u64, error: E },
+    /// A part has been waiting for its origin, and for nothing on this side, for so long.
+    Silent { part: PartId, since: Duration },
     /// The answer to [`Action::Shorten`]: the part now ends before group `end`.
     Shortened { part: PartId, end: u64 },
     /// A part has ended; everything that it brought has been reported.
@@ -233,9 +238,10 @@ impl<E: Clone + std::fmt::Debug> Schedule<E> {
             Event::Add(new) => self.add(new, &mut actions),
             Event::Remove(file) => self.end(file, Outcome::Removed, &mut actions),
             Event::Reclass(file, class) => self.reclass(file, class),
-            Event::Answered { part } => self.answered(part),
+            Event::Answered { part } => self.answered(part, now),
             Event::Arrived { part, groups } => self.arrived(part, &groups),
             Event::Wrong { part, group, error } => self.wrong(part, group, error, now, &mut actions),
+            Event::Silent { part, since } => self.silent(part, since, now, &mut actions),
             Event::Shortened { part, end } => self.shortened(part, end, now),
             Event::Ended { part, end } => self.ended(part, end, now, &mut actions),
             Event::Tick(received) => self.tick(&received, now),
@@ -294,9 +300,13 @@ impl<E: Clone + std::fmt::Debug> Schedule<E> {
         self.enqueue(id, false);
     }
 
-    fn answered(&mut self, id: PartId) {
-        let Some(file) = self.parts.get(&id).and_then(|part| self.files.get(&part.file)) else { return };
-        if let Some(lane) = self.lanes.get_mut(&file.lane).filter(|_| file.shape == Shape::Ranges) {
+    fn answered(&mut self, id: PartId, now: Instant) {
+        let Some(part) = self.parts.get_mut(&id) else { return };
+        part.answered_at = Some(now);
+        let Some(file) = self.files.get(&part.file) else { return };
+        let Some(lane) = self.lanes.get_mut(&file.lane) else { return };
+        lane.answered_in(now.saturating_duration_since(part.opened_at));
+        if file.shape == Shape::Ranges {
             lane.ranges.get_or_insert(true);
         }
     }
@@ -340,6 +350,12 @@ impl<E: Clone + std::fmt::Debug> Schedule<E> {
                     rest.clear();
                 }
                 file.ready.extend(rest);
+            }
+            PartEnd::Aborted if part.left_for_silence => {
+                let tries = if part.progress { 0 } else { part.tries + 1 };
+                for run in rest.into_iter().rev() {
+                    file.ready.push_front(Run { tries, ..run });
+                }
             }
             PartEnd::Aborted => file.ready.extend(rest),
             PartEnd::RangesIgnored => {
@@ -427,9 +443,13 @@ impl<E: Clone + std::fmt::Debug> Schedule<E> {
             let Some(part) = self.parts.get_mut(id) else { continue };
             let more = bytes.saturating_sub(part.received);
             part.received = *bytes;
+            if more > 0 {
+                part.moved_at = Some(now);
+            }
             let lane = self.files.get(&part.file).map(|file| file.lane);
-            if let Some(lane) = lane.and_then(|lane| self.lanes.get_mut(&lane)) {
+            if let Some(lane) = lane.and_then(|lane| self.lanes.get_mut(&lane)).filter(|_| more > 0) {
                 lane.received += more;
+                lane.moved_at = Some(now);
             }
         }
         for lane in self.lanes.values_mut() {

@@ -55,8 +55,14 @@ pub(super) struct Part {
     pub(super) wrong: u32,
     pub(super) progress: bool,
     pub(super) opened_at: Instant,
+    /// When its answer began.
+    pub(super) answered_at: Option<Instant>,
     /// Bytes received, as of the last tick.
     pub(super) received: u64,
+    /// The last tick that saw more of them.
+    pub(super) moved_at: Option<Instant>,
+    /// It was called off for its silence.
+    pub(super) left_for_silence: bool,
     /// Groups arrived.
     arrived: u64,
     /// When its end was last lowered.
@@ -150,7 +156,10 @@ impl Part {
             wrong: runs.iter().map(|run| run.wrong).max().unwrap_or(0),
             progress: false,
             opened_at: now,
+            answered_at: None,
             received: 0,
+            moved_at: None,
+            left_for_silence: false,
             arrived: 0,
             helped_at: None,
         }

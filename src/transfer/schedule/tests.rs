@@ -11,9 +11,9 @@ use crate::base::units::MIB;
 
 pub(super) type Act = Action<&'static str>;
 
-/// Four connections at first: few enough to be written down.
-fn plain() -> Config {
-    Config { connections_start: 4, ..Config::default() }
+/// Four connections at first and parts of 16 MiB: few enough to be written down.
+pub(super) fn plain() -> Config {
+    Config { connections_start: 4, part_bytes: crate::base::units::ByteSize(16 * MIB), ..Config::default() }
 }
 
 pub(super) fn schedule(config: &Config) -> Schedule<&'static str> {
