@@ -13,7 +13,13 @@ pub(super) type Act = Action<&'static str>;
 
 /// Four connections at first and parts of 16 MiB: few enough to be written down.
 pub(super) fn plain() -> Config {
-    Config { connections_start: 4, part_bytes: crate::base::units::ByteSize(16 * MIB), ..Config::default() }
+    Config {
+        connections_start: 4,
+        connections_max: 16,
+        connections_total: 64,
+        part_bytes: crate::base::units::ByteSize(16 * MIB),
+        ..Config::default()
+    }
 }
 
 pub(super) fn schedule(config: &Config) -> Schedule<&'static str> {
