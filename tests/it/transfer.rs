@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use preheat::base::ErrorKind;
-use preheat::base::units::ByteSize;
+use preheat::base::units::{ByteSize, Span};
 use preheat::transfer::Config;
 
 use super::support::model::{Files, MIB, manifest, model, noise, total, with_more};
@@ -200,6 +200,21 @@ async fn passing_faults_are_outlasted() {
         assert!(found == files, "{name}");
         assert!(web.gets(SHARD) > 2, "{name}: it was asked again");
     }
+}
+
+/// The timeout is an hour: only the neighbours tell that this connection hangs.
+#[tokio::test]
+async fn a_connection_that_hangs_among_others_is_left() {
+    let files = model(150, 1, 48 * MIB);
+    let (web, node) =
+        (Web::serve(&files).await, Node::with(Config { stall: Span(Duration::from_secs(3600)), ..config() }, |_| {}));
+    web.fault(|asked| Fault {
+        stall_after: (asked.number == 3 && asked.path.ends_with(".safetensors")).then_some(100_000),
+        drip: Duration::from_millis(6),
+        ..Fault::default()
+    });
+    let (_, found) = node.files(&web.url).await;
+    assert!(found == files);
 }
 
 /// Faults that stay: a bounded number of tries, a clear error, nothing published, and success once the cause is gone.
