@@ -15,7 +15,7 @@ use crate::sys::read_write::pread_exact;
 pub struct BlobReader {
     hash: Hash,
     size: u64,
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     cvs: Arc<[GroupCv]>,
 }
@@ -40,7 +40,7 @@ impl BlobReader {
         if cvs.len() as u64 != group_count(size) {
             return Err(corrupt(hash, format!("{size} bytes do not fit {} groups", cvs.len())));
         }
-        Ok(Self { hash: *hash, size, file, path: path.to_owned(), cvs })
+        Ok(Self { hash: *hash, size, file: Arc::new(file), path: path.to_owned(), cvs })
     }
 
     /// Size in bytes.
@@ -51,8 +51,15 @@ impl BlobReader {
 
     /// The open file, for questions about the page cache.
     #[must_use]
-    pub fn file(&self) -> &File {
+    pub fn file(&self) -> &Arc<File> {
         &self.file
+    }
+
+    /// Bytes of group `index`.
+    #[must_use]
+    pub fn bytes_of(&self, index: u64) -> u64 {
+        let range = group_range(self.size, index);
+        range.end - range.start
     }
 
     /// Reads and proves group `index` into `buffer` (at least 1 MiB, or the size of the blob if that is less).
@@ -61,15 +68,38 @@ impl BlobReader {
     /// `Corrupt`: the caller quarantines the blob. An unreadable sector is corrupt as well.
     pub fn group<'a>(&self, index: u64, buffer: &'a mut [u8]) -> Result<Verified<&'a [u8]>, StoreError> {
         let range = group_range(self.size, index);
-        let cv = usize::try_from(index).ok().and_then(|index| self.cvs.get(index));
-        let (Some(cv), Some(group)) = (cv, buffer.get_mut(..(range.end - range.start) as usize)) else {
+        let Some(group) = buffer.get_mut(..(range.end - range.start) as usize) else {
             let detail = format!("group {index} is asked of a blob of {} bytes", self.size);
             return Err(StoreError::Misuse { detail, blob: Some(self.hash) });
         };
-        pread_exact(&self.file, group, range.start)
-            .map_err(|error| corrupt(&self.hash, format!("{} cannot be read: {error}", self.path.display())))?;
-        Verified::group(self.size, index, *cv, &*group)
+        pread_exact(&self.file, group, range.start).map_err(|error| self.unreadable(error))?;
+        self.prove(index, group)
+    }
+
+    /// Proves bytes that were read as group `index`.
+    ///
+    /// # Errors
+    /// As [`BlobReader::group`].
+    pub fn prove<'a>(&self, index: u64, bytes: &'a [u8]) -> Result<Verified<&'a [u8]>, StoreError> {
+        let Some(cv) = usize::try_from(index).ok().and_then(|index| self.cvs.get(index)) else {
+            let detail = format!("group {index} is asked of a blob of {} bytes", self.size);
+            return Err(StoreError::Misuse { detail, blob: Some(self.hash) });
+        };
+        Verified::group(self.size, index, *cv, bytes)
             .map_err(|wrong| corrupt(&self.hash, format!("group {index}: {wrong}")))
+    }
+
+    /// A sector that cannot be read, or a file that ends early, is corrupt. A machine that has run out of something is not: the
+    /// bytes may be well.
+    pub(super) fn unreadable(&self, error: std::io::Error) -> StoreError {
+        let medium = matches!(
+            error.raw_os_error(),
+            Some(libc::EIO | libc::EILSEQ | libc::EUCLEAN | libc::ENODATA | libc::EREMOTEIO)
+        );
+        if medium || error.kind() == std::io::ErrorKind::UnexpectedEof {
+            return corrupt(&self.hash, format!("{} cannot be read: {error}", self.path.display()));
+        }
+        StoreError::Io { action: "read blob", path: self.path.clone(), source: error }
     }
 
     /// Reads and proves all of it with one buffer, telling `progress` of each group's bytes.
