@@ -11,6 +11,7 @@ use super::error::IoContext;
 use super::index::{Blob, Home, Index};
 use super::layout::Layout;
 use super::lock::RootLock;
+use super::scrub::Round;
 use super::{BlobHold, BlobReader, Options, Reservation, StoreError, partial};
 use crate::digest::{Declared, GroupCv, Hash};
 use crate::model::{FlightKey, ModelId};
@@ -29,6 +30,8 @@ pub(super) struct Inner {
     pub(super) sealing: Mutex<()>,
     /// One eviction at a time, and no pin and no publication meanwhile.
     pub(super) evicting: Mutex<()>,
+    /// How far the scrub has come.
+    pub(super) scrubbing: Mutex<Round>,
     /// The first failure after which nothing more is written.
     pub(super) halted: OnceLock<String>,
     /// Test builds stop here as a crash would: see [`Inner::step`].
@@ -126,7 +129,7 @@ impl Inner {
         let path = self.place(suspect.0, hash);
         let right = match suspect.1 {
             Some(cvs) => BlobReader::open(hash, &path, Some(cvs), &self.layout.outboard(hash))
-                .and_then(|reader| reader.verify(&mut |_| {})),
+                .and_then(|reader| reader.verify_fast(&self.disk, &mut |_| {})),
             None => self.hash_small(hash, &path).map(|_| ()),
         };
         if right.is_err() {

@@ -7,6 +7,7 @@
 
 mod blob;
 mod catalog;
+mod cold;
 mod error;
 mod evict;
 mod frame;
@@ -242,6 +243,7 @@ impl Store {
             catalog: Mutex::new(catalog),
             sealing: Mutex::default(),
             evicting: Mutex::default(),
+            scrubbing: Mutex::default(),
             halted: OnceLock::new(),
             #[cfg(test)]
             crash_at: Mutex::default(),
@@ -558,7 +560,8 @@ impl Store {
         Err(StoreError::Kept { what: format!("model {id}"), why })
     }
 
-    /// Hashes sealed blobs until `bytes` are done, oldest proof first; quarantines what is wrong.
+    /// Hashes sealed blobs until `bytes` are done, going on where the last call stopped, oldest proof first; quarantines what is
+    /// wrong. Past the page cache: it is the disk that is looked at, and what is in memory stays as it is.
     ///
     /// # Errors
     /// I/O other than reading a blob.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::blob::BlobReader;
+use super::cold::HASTE;
 use super::layout::{Layout, names, parse_pin, parse_quarantined, tenants};
 use super::publish::{Pending, last_used, records};
 use super::recover::read_limited;
@@ -16,6 +17,7 @@ use super::{Fault, Model, Pin, StoreError, Verification, now};
 use crate::base::{BootId, ErrorKind};
 use crate::digest::{Hash, group_count};
 use crate::model::{Manifest, ModelId, ModelRecord, Tenant};
+use crate::sys::disk::Disk;
 
 /// A root as a bystander sees it.
 #[derive(Debug)]
@@ -93,7 +95,7 @@ impl ReadOnlyStore {
     pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Verification, StoreError> {
         let mut outcome = Verification::default();
         let blobs = self.blobs(&mut outcome)?;
-        self.hash_blobs(&blobs, &mut outcome, progress);
+        self.hash_blobs(&Disk::of_environment()?, &blobs, &mut outcome, progress);
         let sizes: HashMap<Hash, u64> = blobs.iter().copied().collect();
         self.check_outboards(&sizes, &mut outcome)?;
         let manifests = self.check_manifests(&mut outcome)?;
@@ -129,16 +131,25 @@ impl ReadOnlyStore {
         Ok(blobs)
     }
 
-    /// One thread a core, each with one buffer.
-    fn hash_blobs(&self, blobs: &[(Hash, u64)], outcome: &mut Verification, progress: &mut dyn FnMut(u64, u64)) {
+    /// One thread a core. What is warm stays warm, and nothing else becomes it.
+    fn hash_blobs(
+        &self,
+        disk: &Disk,
+        blobs: &[(Hash, u64)],
+        outcome: &mut Verification,
+        progress: &mut dyn FnMut(u64, u64),
+    ) {
         let total: u64 = blobs.iter().map(|(_, size)| size).sum();
         let (next, done, checked) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
         let faults = Mutex::new(Vec::new());
         let work = || {
             while let Some((hash, _)) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let path = self.layout.blob(hash);
-                let verified = BlobReader::open(hash, &path, None, &self.layout.outboard(hash))
-                    .and_then(|reader| reader.verify(&mut |bytes| _ = done.fetch_add(bytes, Ordering::Relaxed)));
+                let verified = BlobReader::open(hash, &path, None, &self.layout.outboard(hash)).and_then(|reader| {
+                    let groups = 0..group_count(reader.size());
+                    let mut told = |bytes| _ = done.fetch_add(bytes, Ordering::Relaxed);
+                    reader.verify_groups(disk, HASTE, groups, &mut told)
+                });
                 match verified {
                     Ok(()) => _ = checked.fetch_add(1, Ordering::Relaxed),
                     // Evicted, or quarantined by the daemon, since the list was made.

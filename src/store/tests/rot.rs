@@ -66,6 +66,65 @@ fn the_scrub_finds_every_flip_and_the_next_fetch_heals_it() {
 }
 
 #[test]
+fn the_scrub_goes_on_within_a_blob_where_it_stopped_and_leaves_the_page_cache_alone() {
+    use crate::sys::residency::{drop_cache, resident_bytes};
+    for rotten in [None, Some(6)] {
+        let fixture = Fixture::new();
+        let store = fixture.open("one");
+        let (large, other) = (noise(3, 7 * GROUP_BYTES as usize + 9), noise(4, 3 * GROUP_BYTES as usize));
+        publish(&store, "m", &[("large", &large), ("other", &other)]).unwrap();
+        store.flush().unwrap();
+        if let Some(group) = rotten {
+            flip(&store.inner.layout.blob(&Hash::of(&large)), group * GROUP_BYTES + 1);
+        }
+        let file = std::fs::File::open(store.inner.layout.blob(&Hash::of(&large))).unwrap();
+        file.sync_all().unwrap();
+        let warm = rotten.is_some();
+        if !warm {
+            drop_cache(&file);
+        }
+        let before = resident_bytes(&file).unwrap();
+        let (mut steps, mut bytes, mut faults) = (0, 0, 0);
+        loop {
+            let step = store.scrub_step(2 * GROUP_BYTES).unwrap();
+            assert!(step.bytes < 3 * GROUP_BYTES, "a started group is ended");
+            (steps, bytes, faults) = (steps + 1, bytes + step.bytes, faults + step.faults.len());
+            if step.round_done || steps == 20 {
+                break;
+            }
+        }
+        assert_eq!(resident_bytes(&file).unwrap(), before, "neither more nor less is in memory");
+        match rotten {
+            None => assert_eq!((faults, bytes), (0, (large.len() + other.len()) as u64), "each group once"),
+            Some(_) => assert_eq!(faults, 1),
+        }
+        assert!((5..=7).contains(&steps), "{steps}");
+        assert_eq!(store.usage().blob_count, if rotten.is_some() { 1 } else { 2 });
+    }
+}
+
+#[test]
+fn what_is_brought_is_in_memory_and_what_is_wrong_is_an_error_of_the_reading() {
+    use crate::sys::residency::{drop_cache, resident_in};
+    let (_fixture, store, large, _) = damaged(GROUP_BYTES + 3);
+    let reader = store.open_blob(&Hash::of(&large)).unwrap();
+    reader.file().sync_all().unwrap();
+    drop_cache(reader.file());
+    for groups in [1..3, 0..4, 2..2] {
+        reader.bring(groups.clone());
+        let range = groups.start * GROUP_BYTES..(groups.end * GROUP_BYTES).min(large.len() as u64);
+        let waited = std::time::Instant::now();
+        // Where the kernel only takes hints it takes a moment.
+        while resident_in(reader.file(), range.clone()).unwrap() < range.end.saturating_sub(range.start) {
+            assert!(waited.elapsed().as_secs() < 10, "{groups:?}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+    let mut buffer = vec![0; GROUP_BYTES as usize];
+    assert_eq!(reader.group(1, &mut buffer).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
 fn verifying_beside_a_store_at_work_finds_no_fault() {
     let fixture = Fixture::new();
     let boot = serde_json::to_value(crate::base::BootId::current().unwrap()).unwrap();
