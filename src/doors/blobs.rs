@@ -11,6 +11,8 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 
+use tokio::task::JoinHandle;
+
 use super::Node;
 use super::api::{NotHere, OriginProblems, Problems};
 use super::problem::problem;
@@ -85,7 +87,9 @@ pub(super) async fn give(node: &Node, hash: Hash, method: &Method, headers: &Hea
     let body = if *method == Method::HEAD || start == end {
         Body::empty()
     } else {
-        let pieces = Pieces { store, metrics, hash, reader: Arc::new(reader), left: start..end };
+        let begin = start / GROUP_BYTES;
+        let pieces =
+            Pieces { store, metrics, hash, reader: Arc::new(reader), left: start..end, brought: begin, coming: None };
         // The first group is proved before the status is sent, so that a corrupt blob is an error and not a broken body.
         let (first, pieces) = pieces.next().await?;
         let rest = stream::unfold(Some(pieces), |pieces| async move {
@@ -118,6 +122,10 @@ fn aside(store: &Store, metrics: &Metrics, hash: &Hash, error: StoreError) -> St
     }
 }
 
+/// Groups that are brought into memory at once: 8 MiB, of which one answer has two on their way or in memory ahead of its client
+/// at most. They stay in the page cache, since other replicas of the node are likely to ask for the same.
+const AHEAD: u64 = 8;
+
 /// What of a blob is still to be sent.
 struct Pieces {
     store: Store,
@@ -125,14 +133,19 @@ struct Pieces {
     hash: Hash,
     reader: Arc<BlobReader>,
     left: Range<u64>,
+    /// Groups before this one are in memory as far as they can be.
+    brought: u64,
+    /// Those after it, up to the next boundary of [`AHEAD`], are on their way.
+    coming: Option<JoinHandle<()>>,
 }
 
 // === impl Pieces ===
 
 impl Pieces {
     /// Reads and proves the next group; gives the part of it that was asked for.
-    async fn next(self) -> Result<(Bytes, Self), Problem> {
-        let Self { store, metrics, hash, reader, left } = self;
+    async fn next(mut self) -> Result<(Bytes, Self), Problem> {
+        self.bring().await;
+        let Self { store, metrics, hash, reader, left, brought, coming } = self;
         let index = left.start / GROUP_BYTES;
         let group = group_range(reader.size(), index);
         let end = left.end.min(group.end);
@@ -149,8 +162,30 @@ impl Pieces {
         })
         .await?;
         metrics.served_bytes.inc_by(bytes.len() as u64);
-        Ok((bytes, Self { store, metrics, hash, reader, left: end..left.end }))
+        Ok((bytes, Self { store, metrics, hash, reader, left: end..left.end, brought, coming }))
     }
+
+    /// Sees that the next group is in memory, and that what follows it is on its way while this is hashed and sent.
+    async fn bring(&mut self) {
+        let (index, last) = (self.left.start / GROUP_BYTES, self.left.end.div_ceil(GROUP_BYTES));
+        if index < self.brought || last - index < AHEAD / 2 {
+            return;
+        }
+        let begin = |from: u64| {
+            let (reader, to) = (Arc::clone(&self.reader), boundary(from).min(last));
+            tokio::task::spawn_blocking(move || reader.bring(from..to))
+        };
+        let coming = self.coming.take().unwrap_or_else(|| begin(index));
+        // What was not brought is read all the same.
+        let _ = coming.await;
+        self.brought = boundary(index);
+        self.coming = (self.brought < last).then(|| begin(self.brought));
+    }
+}
+
+/// Where the groups end that are brought together with this one.
+fn boundary(group: u64) -> u64 {
+    (group / AHEAD + 1) * AHEAD
 }
 
 /// What a `Range` header asks of `size` bytes.
