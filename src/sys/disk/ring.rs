@@ -92,7 +92,6 @@ impl Ring {
         let run = move || match probe::ring(ENTRIES) {
             Ok(ring) => {
                 if tell.send(Ok(())).is_ok() {
-                    let _guard = AbortOnPanic;
                     Driver::new(ring, own).run();
                 }
             }
@@ -168,6 +167,8 @@ impl Driver {
     }
 
     fn run(mut self) {
+        // Dropped before `self` is, so before anything goes back that the kernel may still use.
+        let _guard = AbortOnPanic;
         loop {
             self.take();
             self.fill();

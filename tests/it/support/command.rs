@@ -8,7 +8,9 @@ use std::process::{Child, Command, Output, Stdio};
 pub(crate) fn preheat() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_preheat"));
     let foreign = ["PREHEAT_", "AWS_", "GOOGLE_", "GCE_", "AZURE_", "STORAGE_EMULATOR_"];
-    for (name, _) in std::env::vars().filter(|(name, _)| foreign.iter().any(|prefix| name.starts_with(prefix))) {
+    let foreign = |name: &str| foreign.iter().any(|prefix| name.starts_with(prefix));
+    // Who reads and writes is chosen for all tests at once: `PREHEAT_STORE__DISK=pool scripts/test`.
+    for (name, _) in std::env::vars().filter(|(name, _)| foreign(name) && name != preheat::sys::disk::VARIABLE) {
         command.env_remove(name);
     }
     if super::searched() {
