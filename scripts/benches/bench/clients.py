@@ -113,7 +113,7 @@ def runai(web, bucket, prefix, keys, concurrency):
         return [host.cache() / "bench-runai" / "bin" / "python3", PROGRAMS / "runai_get.py", *urls]
     settings = {"RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0", "RUNAI_STREAMER_S3_UNSIGNED": "1", "RUNAI_STREAMER_MEMORY_LIMIT": "-1",
                 "RUNAI_STREAMER_CONCURRENCY": str(concurrency), "RUNAI_STREAMER_OBJ_CONCURRENCY": str(concurrency)}
-    return Client(f"runai streamer, {concurrency} at a time → RAM", "nothing", command, s3_environment(web) | settings, keeps=False)
+    return Client(f"runai streamer × {concurrency} → RAM", "nothing", command, s3_environment(web) | settings, keeps=False)
 
 
 def aria2(urls, connections=8, authority=None):

@@ -23,7 +23,7 @@ def write(directory, facts):
         found = scenarios["loopback"]
         size = f"{found['shards']} × {found['shard_bytes'] >> 20} MiB from a web server on the same two cores into memory; {report.rounds(found)}"
         (directory / "loopback.svg").write_text(picture.clients(found["clients"], "What a verified byte costs", size))
-    if all(part in scenarios.get("growth", {}) for part in ("size", "files", "fetchers", "store")):
+    if "growth" in scenarios:
         (directory / "growth.svg").write_text(picture.growth(scenarios["growth"], "What grows with what"))
     if "loopback" in scenarios and "stages" in scenarios:
         (directory / "CAPACITY.md").write_text(capacity.document(facts))

@@ -73,15 +73,16 @@ def _step(most):
 
 
 def growth(facts, title):
-    """Four panels, both axes by powers: a level line does not grow."""
-    panels = [_panel_size(facts["size"]), _panel_files(facts["files"]), _panel_fetchers(facts["fetchers"]), _panel_store(facts["store"])]
+    """A panel for each part that was measured, both axes by powers: a level line does not grow."""
+    parts = {"size": _panel_size, "files": _panel_files, "fetchers": _panel_fetchers, "store": _panel_store}
+    panels = [panel(facts[part]) for part, panel in parts.items() if part in facts]
     width, height = (WIDTH - 2 * MARGIN - 60) / 2, 230
     body = [f'<text class="quiet" x="{MARGIN}" y="52">Both axes by powers of ten: what stays level does not grow.</text>']
     for number, (heading, lines) in enumerate(panels):
         left = MARGIN + 40 + (number % 2) * (width + 60)
         top = 100 + (number // 2) * (height + 130)
         body += _panel(left, top, width - 40, height, heading, lines)
-    return _document(100 + 2 * (height + 130), title, body)
+    return _document(100 + -(-len(panels) // 2) * (height + 130), title, body)
 
 
 def _panel_size(points):
