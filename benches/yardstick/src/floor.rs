@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 64 << 20)]
     range: u64,
     /// Bytes between socket and file
-    #[arg(long, default_value_t = 256 << 10)]
+    #[arg(long, default_value_t = 1 << 20)]
     piece: usize,
     /// Leaves the hashing out
     #[arg(long)]
