@@ -73,12 +73,12 @@ class Machine:
 def patched_torch(venv):
     """torch with one file more in its RECORD: what a patch in an image looks like."""
     (record,) = venv.glob("lib/python3*/site-packages/torch-*.dist-info/RECORD")
-    text = record.read_text()
-    record.write_text(text + "torch/patched.py,sha256=x,1\n")
+    text = record.read_bytes()
+    record.write_bytes(text + b"torch/patched.py,sha256=x,1\n")
     try:
         yield
     finally:
-        record.write_text(text)
+        record.write_bytes(text)
 
 
 @contextlib.contextmanager
