@@ -245,3 +245,78 @@ fn text(call: impl FnOnce(*mut c_char, c_uint) -> c_int) -> Option<String> {
     let text = unsafe { CStr::from_ptr(buffer.as_ptr()) };
     Some(text.to_str().ok()?.trim().to_owned()).filter(|text| !text.is_empty())
 }
+
+#[cfg(all(test, feature = "nvml"))]
+mod tests {
+    use super::*;
+
+    /// A library that knows one whole GPU and one that is cut into two slices.
+    const STAND_IN: &str = r#"
+        #include <string.h>
+        typedef struct { unsigned sm, rest[7]; unsigned long long mib; } attributes;
+        typedef struct { unsigned long long total, free, used; } memory;
+        static long whole = 1, cut = 2, slices[2] = {3, 4};
+        int nvmlInit_v2(void) { return 0; }
+        int nvmlShutdown(void) { return 0; }
+        int nvmlSystemGetDriverVersion(char *to, unsigned size) { strncpy(to, "580.65.06", size); return 0; }
+        int nvmlSystemGetCudaDriverVersion_v2(int *to) { *to = 13020; return 0; }
+        int nvmlDeviceGetCount_v2(unsigned *to) { *to = 2; return 0; }
+        int nvmlDeviceGetHandleByIndex_v2(unsigned at, void **to) { *to = at ? &cut : &whole; return 0; }
+        int nvmlDeviceGetName(void *of, char *to, unsigned size) {
+            strncpy(to, *(long *)of > 2 ? "NVIDIA H100 80GB HBM3 MIG 1g.10gb" : "NVIDIA H100 80GB HBM3", size); return 0;
+        }
+        int nvmlDeviceGetUUID(void *of, char *to, unsigned size) { strncpy(to, "GPU-x", size); to[4] = '0' + *(long *)of; return 0; }
+        int nvmlDeviceGetCudaComputeCapability(void *of, int *major, int *minor) {
+            if (*(long *)of > 2) return 3;
+            *major = 9; *minor = 0; return 0;
+        }
+        int nvmlDeviceGetMigMode(void *of, unsigned *now, unsigned *later) { *now = *later = of == &cut; return 0; }
+        int nvmlDeviceGetMaxMigDeviceCount(void *of, unsigned *to) { *to = 7; return 0; }
+        int nvmlDeviceGetMigDeviceHandleByIndex(void *of, unsigned at, void **to) { if (at > 1) return 6; *to = &slices[at]; return 0; }
+        int nvmlDeviceGetAttributes_v2(void *of, attributes *to) {
+            if (*(long *)of < 3) return 3;
+            to->sm = 16; to->mib = 9984; return 0;
+        }
+        int nvmlDeviceGetMemoryInfo(void *of, memory *to) { to->total = *(long *)of > 2 ? 9984ull << 20 : 81559ull << 20; return 0; }
+        int nvmlDeviceGetVbiosVersion(void *of, char *to, unsigned size) { return 3; }
+        int nvmlDeviceGetEccMode(void *of, unsigned *now, unsigned *later) { *now = *later = 1; return 0; }
+    "#;
+
+    #[test]
+    fn whole_gpus_and_slices_are_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let (source, library) = (directory.path().join("nvml.c"), directory.path().join("libnvidia-ml.so.1"));
+        std::fs::write(&source, STAND_IN).unwrap();
+        let compiled =
+            std::process::Command::new("cc").args(["-shared", "-fPIC", "-w", "-o"]).arg(&library).arg(&source).status();
+        assert!(compiled.unwrap().success(), "a C compiler is needed to build preheat");
+        let library = Library::open(library.to_str()).unwrap().unwrap();
+        assert_eq!((library.driver().as_deref(), library.driver_cuda().as_deref()), (Some("580.65.06"), Some("13.2")));
+        let slice = |number: u8| Device {
+            name: "NVIDIA H100 80GB HBM3 MIG 1g.10gb".to_owned(),
+            uuid: Some(format!("GPU-{number}")),
+            capability: Some((9, 0)),
+            multiprocessors: Some(16),
+            memory: Some(9984 << 20),
+            vbios: None,
+            ecc: Some(true),
+        };
+        let whole = Device {
+            name: "NVIDIA H100 80GB HBM3".to_owned(),
+            uuid: Some("GPU-1".to_owned()),
+            multiprocessors: None,
+            memory: Some(81_559 << 20),
+            ..slice(1)
+        };
+        assert_eq!(library.devices().unwrap(), [whole, slice(3), slice(4)]);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_told() {
+        assert!(Library::open(Some("/none/at/all.so")).unwrap_err().contains("/none/at/all.so"));
+        let directory = tempfile::tempdir().unwrap();
+        let empty = directory.path().join("empty.so");
+        std::fs::write(&empty, "").unwrap();
+        assert!(Library::open(empty.to_str()).is_err());
+    }
+}
