@@ -13,6 +13,7 @@ use super::flight::{Errand, Joined, Ticket};
 use super::leader::Leader;
 use super::plan::{self, Plan};
 use super::{Fetched, Inner, Request, Stage, arrived, resolve};
+use crate::base::ErrorKind;
 use crate::digest::Hash;
 use crate::model::source::{RangeSource, RemoteFile, Resolution};
 use crate::model::{FilePath, ModelId, ModelRecord, OriginFacts, Revision, alias_name};
@@ -28,7 +29,17 @@ pub(super) struct Job<'a> {
 /// A content that is here, or on its way.
 enum Source {
     Held(BlobHold),
+    /// By a flight of this fetch.
     Coming(Ticket),
+    /// By one that another fetch has begun, with that one's rights.
+    Joined(Ticket),
+}
+
+/// Why a planning came to nothing.
+enum Short {
+    Failed(TransferError),
+    /// The origin refused a flight that was joined. That was another's credential; what this fetch may, it has to ask itself.
+    RefusedToAnother(TransferError),
 }
 
 /// The contents of a plan, as they come in.
@@ -47,6 +58,20 @@ struct Go(tokio_util::sync::DropGuard);
 
 /// Version of the records that are written.
 const RECORD_VERSION: u32 = 1;
+
+// === impl Short ===
+
+impl Short {
+    fn of_another(error: TransferError) -> Self {
+        if error.kind() == ErrorKind::Denied { Self::RefusedToAnother(error) } else { Self::Failed(error) }
+    }
+}
+
+impl From<TransferError> for Short {
+    fn from(error: TransferError) -> Self {
+        Self::Failed(error)
+    }
+}
 
 // === impl Job ===
 
@@ -73,12 +98,16 @@ impl Job<'_> {
                 return Ok(self.reused(model));
             }
             match self.transfer(resolution, revision).await {
-                Err(error) if error.is_change() || error.is_rot() => {
+                Err(Short::Failed(error)) if error.is_change() || error.is_rot() => {
                     let planning = format!("{planning} of {plannings}");
                     tracing::info!(reference = %reference, %error, planning, "what was planned is gone; planning again");
                     last = error.to_string();
                 }
-                outcome => return outcome,
+                Err(Short::RefusedToAnother(error)) if planning < plannings => {
+                    tracing::info!(reference = %reference, %error, "another fetch was refused what this one waited for; asking for it");
+                }
+                Err(Short::Failed(error) | Short::RefusedToAnother(error)) => return Err(error),
+                Ok(fetched) => return Ok(fetched),
             }
         }
         Err(TransferError::Changing { what: reference.to_string(), plannings, last })
@@ -106,7 +135,7 @@ impl Job<'_> {
         let _alone = self.fetcher.publishing.lock().await;
         match self.fetcher.gear.ask(reference, look).await {
             // Evicted or quarantined this moment.
-            Err(error) if error.kind() == crate::base::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             outcome => outcome,
         }
     }
@@ -128,7 +157,7 @@ impl Job<'_> {
         Ok(resolution)
     }
 
-    async fn transfer(&self, resolution: Resolution, revision: Option<Revision>) -> Result<Fetched, TransferError> {
+    async fn transfer(&self, resolution: Resolution, revision: Option<Revision>) -> Result<Fetched, Short> {
         let Request { reference, progress, .. } = self.request;
         let begun = Instant::now();
         let resolved_at = seconds_now();
@@ -154,7 +183,7 @@ impl Job<'_> {
         let revision = match revision {
             Some(asked @ Revision::Manifest(_)) if asked != found => {
                 let (reference, found) = (reference.to_string(), found.to_string());
-                return Err(TransferError::OtherRevision { reference, asked, found });
+                return Err(TransferError::OtherRevision { reference, asked, found }.into());
             }
             known => known.unwrap_or(found),
         };
@@ -208,7 +237,7 @@ impl Job<'_> {
                 }
             };
             match ticket {
-                Some(ticket) => sources.push((content, Source::Coming(ticket))),
+                Some(ticket) => sources.push((content, Source::Joined(ticket))),
                 None => absent.push((content, errand)),
             }
         }
@@ -251,7 +280,7 @@ impl Job<'_> {
     }
 
     /// Waits for every content, and looks into each as it arrives. Large ones begin to move when the indexes are read.
-    async fn collect(&self, sources: Vec<(usize, Source)>, contents: &mut Contents<'_>) -> Result<(), TransferError> {
+    async fn collect(&self, sources: Vec<(usize, Source)>, contents: &mut Contents<'_>) -> Result<(), Short> {
         let (plan, progress) = (contents.plan, &self.request.progress);
         let indexes = plan.indexes();
         let mut unread = indexes.len();
@@ -261,7 +290,8 @@ impl Job<'_> {
         let wait = |(content, source): (usize, Source)| async move {
             let (held, outcome) = match source {
                 Source::Held(hold) => (true, Ok(hold)),
-                Source::Coming(ticket) => (false, ticket.outcome().await),
+                Source::Coming(ticket) => (false, ticket.outcome().await.map_err(Short::Failed)),
+                Source::Joined(ticket) => (false, ticket.outcome().await.map_err(Short::of_another)),
             };
             (content, held, outcome)
         };
@@ -270,7 +300,7 @@ impl Job<'_> {
         while let Some((content, held, outcome)) = arriving.next().await {
             let hold = match outcome {
                 // Everything else is needed as soon as the origin is mended: then fetching again costs what was wrong.
-                Err(error @ TransferError::WrongGroup { .. }) if !indexes.contains(&content) => {
+                Err(Short::Failed(error @ TransferError::WrongGroup { .. })) if !indexes.contains(&content) => {
                     wrong.get_or_insert(error);
                     continue;
                 }
@@ -289,7 +319,7 @@ impl Job<'_> {
             (0..files).for_each(|_| progress.file_done());
             contents.holds[content] = Some(hold);
         }
-        wrong.map_or(Ok(()), Err)
+        wrong.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Checks what a file says about itself and about others.

@@ -126,6 +126,26 @@ fn a_token_that_is_revoked_in_the_middle_leaves_what_has_come() {
     });
 }
 
+/// Both want the same of the same scope; the one that may not have it is first, and the other finds its transfers under way.
+#[test]
+fn what_another_is_refused_one_asks_for_oneself() {
+    with_hub(&model(6, 2, MIB), None, |hub| async move {
+        hub.access(Access { tokens: tokens(&["hf_in", "hf_out"]), let_in: tokens(&["hf_in"]), private: false });
+        for _ in 0..10 {
+            let node = Node::new();
+            let as_who = |token| {
+                let mut request = node.request(MODEL);
+                request.origin = node.origins.open(&request.reference, &bearer(token)).unwrap();
+                node.fetcher.fetch(request)
+            };
+            let (refused, given) = tokio::join!(as_who("hf_out"), as_who("hf_in"));
+            given.unwrap();
+            // Or it came after the other's bytes: whether it may have those is not the transfer's to say.
+            assert!(refused.is_ok() || refused.unwrap_err().kind() == ErrorKind::Denied);
+        }
+    });
+}
+
 fn bearer(token: &str) -> Rights {
     Rights::Caller(Credential::Bearer(Secret::new(secret(token))))
 }
