@@ -60,6 +60,7 @@ pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Resul
         let (config, access) = (settings.prewarm.clone(), access.clone());
         Jobs::new(config, store.clone(), access, fetcher.clone(), Arc::clone(&metrics), gate.clone())
             .context("start threads that warm")?
+            .with_engines(engines.clone())
     };
     // The list is the operator's, and the daemon's own directories are read for it.
     let operator = tokens.of_uid(own_uid());
@@ -121,7 +122,9 @@ pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Resul
     if tokio::time::timeout(settings.server.drain_timeout.0, drained).await.is_err() {
         tracing::warn!("some answers did not end in time and are broken off");
     }
-    engines.drain().await;
+    if tokio::time::timeout(settings.server.drain_timeout.0, engines.drain()).await.is_err() {
+        tracing::warn!("a bundle was not published in time; the next capture of its key tries again");
+    }
     background.close().await;
     tokio::task::spawn_blocking(move || store.close()).await??;
     tracing::info!("stopped; everything that was readable is durable");

@@ -17,10 +17,17 @@ const LISTING: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(args: EstimateArgs) -> anyhow::Result<ExitCode> {
     let patience = patience(&args.daemon) + LISTING;
-    let Wanted { client, reference, references, tier, priority, deadline_seconds } =
+    let Wanted { client, reference, references, tier, priority, deadline_seconds, engine } =
         Wanted::of(args.wanted, &args.daemon)?;
-    let request =
-        EstimateRequest { reference, references, tier, priority: Some(priority), deadline_seconds, credential: None };
+    let request = EstimateRequest {
+        reference,
+        references,
+        tier,
+        priority: Some(priority),
+        deadline_seconds,
+        engine,
+        credential: None,
+    };
     let estimate = answered(&client, patience, client.estimate(&request)).await?;
     if args.json {
         print_json(&estimate)?;

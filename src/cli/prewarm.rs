@@ -9,11 +9,11 @@ use super::progress::{Meter, Reading};
 use super::screen::{Screen, print, print_json};
 use super::target::{answered, patience};
 use super::wanted::Wanted;
-use crate::prewarm::wire::PrewarmRequest;
+use crate::prewarm::wire::{EngineState, PrewarmRequest};
 
 pub(super) async fn run(args: PrewarmArgs) -> anyhow::Result<ExitCode> {
     let patience = patience(&args.daemon);
-    let Wanted { client, reference, references, tier, priority, deadline_seconds } =
+    let Wanted { client, reference, references, tier, priority, deadline_seconds, engine } =
         Wanted::of(args.wanted, &args.daemon)?;
     let request = PrewarmRequest {
         reference,
@@ -23,6 +23,7 @@ pub(super) async fn run(args: PrewarmArgs) -> anyhow::Result<ExitCode> {
         deadline_seconds,
         lease_seconds: args.lease.map(|lease| lease.0.as_secs()),
         pin: args.pin,
+        engine,
         ..PrewarmRequest::default()
     };
     let mut asked = answered(&client, patience, client.prewarm(&request)).await?;
@@ -41,6 +42,11 @@ pub(super) async fn run(args: PrewarmArgs) -> anyhow::Result<ExitCode> {
     } else {
         let screen = Screen::of_stdout();
         print(format!("{}\n", screen.plain(&job::sentence(&asked))))?;
+        for engine in asked.engines.iter().filter(|engine| engine.why.is_some() || engine.state == EngineState::Absent)
+        {
+            let why = engine.why.as_deref().unwrap_or("there is no bundle for it");
+            eprintln!("preheat: engine key {}: {}", engine.key, screen.plain(why));
+        }
         for warning in &asked.warnings {
             eprintln!("preheat: {}", screen.plain(warning));
         }

@@ -3,6 +3,7 @@
 use super::args::{DaemonArgs, PriorityArg, TierArg, WantedArgs};
 use super::error::CliError;
 use super::target;
+use crate::digest::Hash;
 use crate::doors::client::Client;
 use crate::model::Reference;
 use crate::prewarm::wire::{Priority, Tier};
@@ -18,13 +19,15 @@ pub(super) struct Wanted {
     pub(super) tier: Tier,
     pub(super) priority: Priority,
     pub(super) deadline_seconds: Option<f64>,
+    /// Engine keys.
+    pub(super) engine: Vec<Hash>,
 }
 
 // === impl Wanted ===
 
 impl Wanted {
     pub(super) fn of(args: WantedArgs, daemon: &DaemonArgs) -> anyhow::Result<Self> {
-        let WantedArgs { references, tier, priority, deadline, pass_credential } = args;
+        let WantedArgs { references, tier, priority, deadline, engine, pass_credential } = args;
         let parsed: Result<Vec<Reference>, _> = references.iter().map(|text| text.parse()).collect();
         let parsed = parsed.map_err(|error| CliError::invalid(format!("{error}")))?;
         let client = target::with_shared_credential(target::required(daemon)?, &parsed, pass_credential)?;
@@ -45,6 +48,7 @@ impl Wanted {
                 PriorityArg::Prefetch => Priority::Prefetch,
             },
             deadline_seconds: deadline.map(|deadline| deadline.0.as_secs_f64()),
+            engine,
         })
     }
 }

@@ -28,6 +28,7 @@ mod library;
 mod local;
 mod packing;
 mod policy;
+mod prewarm;
 pub mod profile;
 mod roots;
 pub mod run;
@@ -49,6 +50,7 @@ pub use library::{
     Refusal, Refused, RunReport, Standing,
 };
 pub use local::LocalLibrary;
+pub use prewarm::{Missing, Prewarmed};
 pub use roots::{Root, roots};
 pub use secrets::secrets_of;
 pub use sending::Sending;

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub(super) struct Inner {
     pub(super) metrics: Arc<Metrics>,
     /// Who captures or fetches for which scope and key: one at a time, so that the others find what the first has made.
     turns: Mutex<HashMap<(Tenant, Hash), Turn>>,
+    /// What the last fetch from the shared origin gave, in bytes a second; 0: none yet.
+    pub(super) rate: AtomicU64,
     /// Publishing that nobody waits for.
     pub(super) background: Gate,
 }
@@ -79,8 +82,8 @@ impl Engines {
         let (directory, temporaries) = store.engines_directory();
         let guard = Guard::new(directory, temporaries, store.options().boot.clone());
         let policy = Policy::new(config)?;
-        let (turns, background) = (Mutex::default(), Gate::default());
-        Ok(Self { inner: Arc::new(Inner { store, policy, shared, guard, metrics, turns, background }) })
+        let (turns, background, rate) = (Mutex::default(), Gate::default(), AtomicU64::new(0));
+        Ok(Self { inner: Arc::new(Inner { store, policy, shared, guard, metrics, turns, rate, background }) })
     }
 
     /// Waits for what is being published.

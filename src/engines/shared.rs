@@ -16,6 +16,7 @@
 //! document. Whoever may write there can take bundles away and put older ones back, and no more than that.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -75,6 +76,8 @@ const WAIT: Duration = Duration::from_millis(250);
 /// to fill a link of some Gbit/s.
 const FRAMES_A_REQUEST: usize = 4;
 const REQUESTS: usize = 6;
+/// Fetches of less say nothing of a rate.
+const RATED: u64 = 8 << 20;
 /// Largest pointer.
 const POINTER_LIMIT: usize = 4096;
 
@@ -298,8 +301,16 @@ impl Engines {
         if pack.size > limit {
             return refused(Refusal::TooLarge { bytes: pack.size, limit });
         }
+        let (begun, size) = (std::time::Instant::now(), pack.size);
         let pack = match shared.fetch_pack(&self.inner.store, pack).await {
-            Ok(pack) => pack,
+            Ok(pack) => {
+                // Small ones say more of latency than of the rate.
+                if size >= RATED {
+                    let rate = size as f64 / begun.elapsed().as_secs_f64().max(0.001);
+                    self.inner.rate.store(rate as u64, Ordering::Relaxed);
+                }
+                pack
+            }
             Err(error @ EngineError::Corrupt { .. }) => {
                 return refused(Refusal::Corrupt { detail: error.to_string() });
             }
@@ -316,6 +327,14 @@ impl Engines {
             Ok(Some(Ok(())))
         })
         .await
+    }
+
+    /// The size of the bundle that the shared origin has for a key, if it may be restored.
+    pub(super) async fn size_at_origin(&self, key: &Hash) -> Result<Option<u64>, EngineError> {
+        let Some(shared) = &self.inner.shared else { return Ok(None) };
+        let Some(id) = shared.pointer(key).await? else { return Ok(None) };
+        let offered = self.offered(shared, key, id).await?;
+        Ok(offered.ok().map(|offered| offered.bundle.manifest.total_bytes()))
     }
 
     /// The document and signature of a bundle at the shared origin, checked.

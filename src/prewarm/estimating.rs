@@ -54,7 +54,8 @@ impl Jobs {
                 Some(before) => super::job::merge(before, one),
             });
         }
-        let mut whole = whole.unwrap_or_default();
+        let whole = whole.unwrap_or_default();
+        let mut whole = inner.with_compiled(&identity.scope, &request.engine, whole).await;
         whole.deadline = request.deadline_seconds.map(|deadline| verdict(&whole, deadline));
         Ok(whole)
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::budget::Shortage;
+use super::compiled::Compiled;
 use super::estimating::verdict;
 use super::member::Member;
 use super::timeline::Timeline;
@@ -14,6 +15,7 @@ use super::wire::{Basis, Estimate, EtaSeconds, JobState, JobView, MemberView, Mi
 use crate::base::ErrorKind;
 use crate::base::lifecycle::CancellationToken;
 use crate::base::units::ByteSize;
+use crate::digest::Hash;
 use crate::model::source::SourceError;
 use crate::model::{Reference, Tenant};
 use crate::store::{Store, StoreError};
@@ -83,6 +85,8 @@ pub(super) struct Job {
     /// Who asked, and may look.
     pub(super) scope: Tenant,
     pub(super) members: Vec<Arc<Member>>,
+    /// Bundles beside them.
+    pub(super) compiled: Vec<Compiled>,
     pub(super) tier: Tier,
     pub(super) started: Instant,
     /// The pin that its models get.
@@ -149,6 +153,7 @@ impl Job {
             id,
             scope,
             members: members.into_iter().map(|reference| Arc::new(Member::new(reference))).collect(),
+            compiled: Vec::new(),
             tier,
             started,
             pin,
@@ -167,6 +172,11 @@ impl Job {
             }),
             changed: watch::Sender::new(0),
         }
+    }
+
+    /// The same with bundles of these engine keys.
+    pub(super) fn with_compiled(self, keys: &[Hash]) -> Self {
+        Self { compiled: keys.iter().copied().map(Compiled::new).collect(), ..self }
     }
 
     /// What was asked for, for keys and logs.
@@ -339,6 +349,7 @@ impl Job {
             files: sum(|member| member.files),
             durable: !members.is_empty() && members.iter().all(|member| member.durable),
             resident_bytes: members.iter().map(|member| member.resident_bytes).sum::<Option<u64>>(),
+            engines: self.compiled.iter().map(Compiled::view).collect(),
             seconds: state.ended.unwrap_or_else(Instant::now).duration_since(self.started).as_secs_f64(),
             warnings: self.members.iter().flat_map(|member| member.warnings()).collect(),
             error: state.error.clone(),

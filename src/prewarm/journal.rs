@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::wire::{Priority, Tier};
+use crate::digest::Hash;
 use crate::model::Tenant;
 use crate::sys::durable::write_atomic;
 
@@ -30,6 +31,9 @@ pub(super) struct Written {
     /// Whether they could read the daemon's files themselves.
     pub(super) our_rights: bool,
     pub(super) references: Vec<String>,
+    /// Engine keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) engine: Vec<Hash>,
     pub(super) tier: Tier,
     pub(super) priority: Priority,
     pub(super) lease_seconds: u64,
@@ -58,6 +62,7 @@ impl Written {
             scope: scope.clone(),
             our_rights,
             references,
+            engine: Vec::new(),
             tier,
             priority: Priority::Prefetch,
             lease_seconds: 0,

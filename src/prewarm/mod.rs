@@ -2,6 +2,7 @@
 //! watch, come back, or call it off.
 
 mod budget;
+mod compiled;
 mod config;
 mod estimate;
 mod estimating;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::Stream;
@@ -19,6 +19,8 @@ use super::work::Errand;
 use crate::access::{Access, Identity};
 use crate::base::ErrorKind;
 use crate::base::lifecycle::Gate;
+use crate::digest::Hash;
+use crate::engines::Engines;
 use crate::model::{Reference, Tenant};
 use crate::store::{Model, Store};
 use crate::telemetry::metrics::{Metrics, Which};
@@ -54,6 +56,8 @@ pub(super) struct Inner {
     pub(super) journal: Journal,
     pub(super) rates: Rates,
     pub(super) residents: Residents,
+    /// Bundles of compiled engines, on a node that has them.
+    pub(super) engines: OnceLock<Engines>,
     fingerprints: RandomState,
     pub(super) running: Arc<Semaphore>,
     table: Mutex<Table>,
@@ -105,6 +109,7 @@ pub enum Submitted {
 pub(super) struct Key {
     scope: Tenant,
     references: Vec<String>,
+    engine: Vec<Hash>,
     tier: Tier,
     pin: Option<String>,
     /// Of the credential; keyed anew in every process, so that it says nothing about it.
@@ -138,6 +143,7 @@ impl Jobs {
             gate,
             journal: Journal::new(directory, temporaries),
             rates: Rates::default(),
+            engines: OnceLock::new(),
             fingerprints: RandomState::new(),
             running,
             table: Mutex::default(),
@@ -147,6 +153,14 @@ impl Jobs {
             ),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The same jobs, which bring bundles of compiled engines as well.
+    #[must_use]
+    pub fn with_engines(self, engines: Engines) -> Self {
+        // There is one library of a node; a second is not taken.
+        let _ = self.inner.engines.set(engines);
+        self
     }
 
     /// Looks after what is in memory, and goes on with the jobs that an earlier process left. Those that came with a credential wait for their callers.
@@ -160,6 +174,7 @@ impl Jobs {
                 our_rights,
                 operator,
                 references,
+                engine,
                 tier,
                 priority,
                 lease_seconds,
@@ -183,6 +198,7 @@ impl Jobs {
             inner.journal.remove(&id);
             let identity = Identity { scope, operator, has_our_rights: our_rights };
             let request = PrewarmRequest {
+                engine,
                 tier,
                 priority: Some(priority),
                 lease_seconds: Some(lease_seconds),
@@ -225,6 +241,7 @@ impl Jobs {
         let key = Key {
             scope: identity.scope.clone(),
             references: references.iter().map(ToString::to_string).collect(),
+            engine: request.engine.clone(),
             tier: request.tier,
             pin: request.pin.clone(),
             fingerprint,
@@ -240,7 +257,8 @@ impl Jobs {
             }
             let id = id.unwrap_or_else(|| format!("job-{:013x}", inner.next.fetch_add(1, Ordering::Relaxed)));
             let scope = identity.scope.clone();
-            let job = Arc::new(Job::new(id.clone(), scope, references, request.tier, request.pin));
+            let job = Job::new(id.clone(), scope, references, request.tier, request.pin);
+            let job = Arc::new(job.with_compiled(&request.engine));
             job.join(priority, deadline, lease);
             table.jobs.insert(id, Arc::clone(&job));
             table.active.insert(key.clone(), Arc::clone(&job));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use super::compiled::{EngineState, EngineView};
 use crate::base::ErrorKind;
 use crate::digest::Hash;
 use crate::model::{Credential, ModelId, ModelRecord};
@@ -83,6 +84,11 @@ pub struct PrewarmRequest {
     /// Answer only when it is ready or has failed, or after 10 minutes.
     #[serde(default)]
     pub wait: bool,
+    /// Engine keys (64 hex digits each, at most 16) whose bundles are to be on the node as well. One that is nowhere to be had fails
+    /// nothing: see `engines` of the job.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub engine: Vec<Hash>,
     /// What to show the origin, where not everybody may read it. Kept in memory, as long as the job runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<CredentialSchema>)]
@@ -190,6 +196,10 @@ pub struct EstimateRequest {
     /// When it would have to be ready, in seconds from now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<f64>,
+    /// Engine keys, as for prewarm: what is missing of their bundles counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub engine: Vec<Hash>,
     /// What to show the origin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<CredentialSchema>)]
@@ -325,6 +335,9 @@ pub struct JobView {
     /// For the tier `memory`: bytes in the page cache. Of a job that is asked for by its id as of now (a second ago at most); in
     /// lists and streams as of the last look. `null` before it was measured, and where that fails.
     pub resident_bytes: Option<u64>,
+    /// Bundles of compiled engines that were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub engines: Vec<EngineView>,
     /// Seconds from request to the end, or until now.
     pub seconds: f64,
     /// For people.

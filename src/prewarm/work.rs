@@ -46,7 +46,10 @@ impl Inner {
                 let _place = place;
                 self.observe("queue", job.run());
                 let members = job.members.iter().map(|member| self.make_ready(job, member, &errand));
-                try_join_all(members).await.map(drop)
+                // A replica starts without what is compiled, too: nothing of it fails the job.
+                let compiled = self.compiled(job, &errand.identity.scope);
+                let (models, ()) = tokio::join!(try_join_all(members), compiled);
+                models.map(drop)
             }
         };
         link.abort();
@@ -275,6 +278,7 @@ impl Inner {
             priority: job.priority(),
             lease_seconds: job.lease_seconds(),
             pin: job.pin.clone(),
+            engine: job.compiled.iter().map(|compiled| compiled.key).collect(),
             operator: identity.operator,
             credential: credential.is_some(),
             ..Written::new(&job.id, &identity.scope, identity.has_our_rights, references, job.tier)

@@ -12,6 +12,7 @@ use preheat::engines::{
 };
 use preheat::model::Secret;
 use preheat::model::engine::BundleKind;
+use preheat::prewarm::wire::{EngineState, EstimateRequest, JobState, PrewarmRequest};
 
 use super::support::command::Daemon;
 use super::support::engine::{cache, capture, key, put, signer, tree};
@@ -207,6 +208,49 @@ async fn a_second_node_restores_through_a_bucket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_prewarm_brings_the_engine_with_the_model_and_an_estimate_counts_it() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("shared")).unwrap();
+    let (key_file, SignerConfig { name, key: public }) = signer(directory.path(), "ci");
+    let origin = format!("[engines]\norigin = \"file://{}/shared\"\n", directory.path().display());
+    let publishing = format!("{origin}signing_key_file = \"{}\"\npublish = [\"team-a\"]\n", key_file.display());
+    let trusting = format!("{origin}[[engines.signers]]\nname = \"{name}\"\nkey = \"{public}\"\n");
+    let one = Node::start(directory.path(), "one", &publishing, &[]);
+    let two = Node::start(directory.path(), "two", &trusting, &[]);
+    let root = cache(directory.path(), 1);
+    let graph = key(BundleKind::Graph, "a");
+    let bundle = created(one.library("team-a").capture(capture(graph.clone(), &[("vllm", &root)])).await.unwrap());
+    let pointer = directory.path().join(format!("shared/keys/{}.json", graph.digest()));
+    let until = std::time::Instant::now() + SOON;
+    while !pointer.exists() {
+        assert!(std::time::Instant::now() < until, "it was never published");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let model = directory.path().join("model");
+    put(&model.join("config.json"), b"{}", 0o644, 1);
+    put(&model.join("model.safetensors"), &super::support::model::shard("w", 1, 1000), 0o644, 1);
+    let reference = format!("file://{}", model.display());
+    let (wanted, other) = (graph.digest(), key(BundleKind::Graph, "b").digest());
+    // As the daemon's own user: the model is a directory of the machine.
+    let client = Client::new(Target::Unix(two.daemon.socket.clone()), None);
+    let plain = EstimateRequest { reference: reference.clone(), ..EstimateRequest::default() };
+    let with = EstimateRequest { engine: vec![wanted, other], ..plain.clone() };
+    let (plain, with) = (client.estimate(&plain).await.unwrap(), client.estimate(&with).await.unwrap());
+    assert_eq!(with.bytes_missing.disk, plain.bytes_missing.disk + bundle.bytes);
+    let request = PrewarmRequest { reference, engine: vec![wanted, other], wait: true, ..PrewarmRequest::default() };
+    let job = client.prewarm(&request).await.unwrap();
+    assert_eq!(job.state, JobState::Ready, "{job:?}");
+    let states: Vec<_> = job.engines.iter().map(|engine| (engine.key, engine.state, engine.bytes)).collect();
+    assert_eq!(states, [(wanted, EngineState::Ready, bundle.bytes), (other, EngineState::Absent, 0)]);
+    let again = EstimateRequest { reference: request.reference, engine: vec![wanted], ..EstimateRequest::default() };
+    assert_eq!(client.estimate(&again).await.unwrap().bytes_missing.disk, 0);
+    // It is there for who starts: without the origin, and whoever it is.
+    std::fs::remove_dir_all(directory.path().join("shared")).unwrap();
+    let found = two.library("team-b").lookup(&graph, Duration::ZERO).await.unwrap().exact.unwrap();
+    assert_eq!(found.id, bundle.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_start_tells_is_remembered_and_counted() {
     let directory = tempfile::tempdir().unwrap();
     let node = Node::start(directory.path(), "node", "", &[]);
@@ -248,6 +292,51 @@ async fn a_secret_does_not_reach_the_node() {
     assert!(error.contains("$HF_TOKEN") && !error.contains("hf_0123456789"), "{error}");
     assert_eq!(std::fs::read_dir(node.daemon.root.join("partials")).unwrap().count(), 0);
     created(a.capture(capture(key(BundleKind::Graph, "a"), &[("vllm", &root)])).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_killed_in_a_capture_has_all_of_it_or_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = cache(directory.path(), 1);
+    for number in 0..8 {
+        put(&root.join(format!("large/{number}.so")), &super::support::model::noise(number, 4 << 20), 0o755, number);
+    }
+    let whole = tree(&root);
+    let (mut before, mut after) = (0, 0);
+    for delay in [0, 10, 30, 60, 100, 150, 250, 400, 800] {
+        let place = directory.path().join(format!("after-{delay}"));
+        let node = Node::start(&place, "node", "", &[]);
+        let library = node.library("team-a");
+        let taken = capture(key(BundleKind::Graph, "a"), &[("vllm", &root)]);
+        let capturing = tokio::spawn(async move { library.capture(taken).await.is_ok() });
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        // SIGKILL.
+        drop(node);
+        let told = capturing.await.unwrap();
+        let node = Node::start(&place, "node", "", &[]);
+        let a = node.library("team-a");
+        let found = exact(&a, "a").await;
+        assert!(found.is_some() || !told, "what was acknowledged is there on the same boot: {delay} ms");
+        if let Some(found) = found {
+            after += 1;
+            a.restore(&found, &place.join("view")).await.unwrap();
+            assert_eq!(tree(&place.join("view/vllm")), whole);
+        } else {
+            before += 1;
+            assert!(a.list().await.unwrap().is_empty());
+            created(a.capture(capture(key(BundleKind::Graph, "a"), &[("vllm", &root)])).await.unwrap());
+        }
+        drop(node);
+        let verified = super::support::command::run(&[
+            "verify",
+            "--root",
+            &place.join("node/store").display().to_string(),
+            "--json",
+        ]);
+        let verified = super::support::command::json(&verified);
+        assert_eq!(verified["faults"].as_array().map(Vec::len), Some(0), "{verified}");
+    }
+    assert!(before > 0, "no kill came before the end: {before} {after}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,6 +38,9 @@ pub(in super::super) struct WantedArgs {
     /// When it has to be ready, from now; the answer says whether that will be met.
     #[arg(long, value_name = "SPAN")]
     pub(in super::super) deadline: Option<Span>,
+    /// Have the bundle of this engine key there as well (repeatable); `preheat engine fingerprint` prints keys.
+    #[arg(long, value_name = "KEY")]
+    pub(in super::super) engine: Vec<crate::digest::Hash>,
     /// Show the daemon this process's own credential for the origin, as for fetch.
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
     pub(in super::super) pass_credential: PassCredential,

@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 
 use super::Answer;
 use super::openapi::{NotHere, OriginProblems, Problems};
-use super::parse::{Page, Whole, deadline, parse_with_credential, references};
+use super::parse::{Page, Whole, deadline, engine_keys, parse_with_credential, references};
 use crate::access::Identity;
 use crate::base::ErrorKind;
 use crate::doors::Node;
@@ -42,6 +42,7 @@ pub(super) async fn prewarm(
 ) -> Answer<(StatusCode, Json<JobView>)> {
     let mut request: PrewarmRequest = parse_with_credential(&body)?;
     deadline(request.deadline_seconds)?;
+    engine_keys(&request.engine)?;
     if !node.ready.is_ready() {
         return Err(problem(ErrorKind::Cancelled, "the daemon starts or drains: ask again later"));
     }
@@ -87,6 +88,7 @@ pub(super) async fn prewarm(
 pub(super) async fn estimate(State(node): State<Node>, reader: Reader, Whole(body): Whole) -> Answer<Json<Estimate>> {
     let mut request: EstimateRequest = parse_with_credential(&body)?;
     deadline(request.deadline_seconds)?;
+    engine_keys(&request.engine)?;
     let references = references(&request.reference, &request.references)?;
     let Reader { identity, credential } = reader;
     request.credential = request.credential.or(credential);

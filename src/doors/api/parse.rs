@@ -15,6 +15,9 @@ use crate::prewarm::wire::Problem;
 /// Models of one request.
 const SET_LIMIT: usize = 64;
 
+/// Engine keys of one request: a replica has two (graph, kernel) for each of its nodes.
+const ENGINES_LIMIT: usize = 16;
+
 /// Entries of a page at most, and where the query does not say: a node has tens of models and remembers a thousand jobs, so that
 /// few callers ever meet a second page.
 const PAGE_LIMIT: usize = 1000;
@@ -135,6 +138,15 @@ pub(super) fn references(one: &str, many: &[String]) -> Answer<Vec<Reference>> {
         }
     }
     Ok(references)
+}
+
+/// Engine keys of a request.
+pub(super) fn engine_keys(keys: &[crate::digest::Hash]) -> Answer<()> {
+    if keys.len() > ENGINES_LIMIT {
+        let detail = format!("engine: a request has at most {ENGINES_LIMIT} engine keys, this one {}", keys.len());
+        return Err(problem(ErrorKind::Invalid, detail));
+    }
+    Ok(())
 }
 
 /// Seconds from now, if any are given.
