@@ -28,6 +28,7 @@ pub struct Library {
     handle: *mut c_void,
 }
 
+#[cfg(feature = "nvml")]
 const NAME: &str = "libnvidia-ml.so.1";
 const SUCCESS: c_int = 0;
 /// Longest string of any call used here.
