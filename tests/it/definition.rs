@@ -9,7 +9,9 @@ use preheat::cli::Cli;
 use super::support::command::{code, fails, json, preheat, run, stderr, stdout};
 
 fn verbs() -> BTreeSet<String> {
-    Cli::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect()
+    // What is hidden is for preheat itself.
+    let command = Cli::command();
+    command.get_subcommands().filter(|verb| !verb.is_hide_set()).map(|verb| verb.get_name().to_owned()).collect()
 }
 
 fn readme() -> String {
