@@ -18,10 +18,11 @@ use super::api::{NotHere, OriginProblems, Problems};
 use super::problem::problem;
 use super::reader::Reader;
 use crate::base::ErrorKind;
-use crate::digest::{GROUP_BYTES, Hash, group_range};
+use crate::digest::{GROUP_BYTES, Hash, Verified, group_range};
 use crate::model::Tenant;
 use crate::prewarm::wire::Problem;
 use crate::store::{BlobReader, Store, StoreError};
+use crate::sys::buffer::Buffers;
 use crate::telemetry::metrics::{Metrics, Which};
 
 /// A blob or a range of it: every group of 1 MiB is proved before a byte of it leaves.
@@ -88,8 +89,8 @@ pub(super) async fn give(node: &Node, hash: Hash, method: &Method, headers: &Hea
         Body::empty()
     } else {
         let begin = start / GROUP_BYTES;
-        let pieces =
-            Pieces { store, metrics, hash, reader: Arc::new(reader), left: start..end, brought: begin, coming: None };
+        let (reader, buffers) = (Arc::new(reader), node.buffers.clone());
+        let pieces = Pieces { store, metrics, hash, reader, buffers, left: start..end, brought: begin, coming: None };
         // The first group is proved before the status is sent, so that a corrupt blob is an error and not a broken body.
         let (first, pieces) = pieces.next().await?;
         let rest = stream::unfold(Some(pieces), |pieces| async move {
@@ -132,6 +133,7 @@ struct Pieces {
     metrics: Arc<Metrics>,
     hash: Hash,
     reader: Arc<BlobReader>,
+    buffers: Buffers,
     left: Range<u64>,
     /// Groups before this one are in memory as far as they can be.
     brought: u64,
@@ -145,24 +147,30 @@ impl Pieces {
     /// Reads and proves the next group; gives the part of it that was asked for.
     async fn next(mut self) -> Result<(Bytes, Self), Problem> {
         self.bring().await;
-        let Self { store, metrics, hash, reader, left, brought, coming } = self;
+        let Self { store, metrics, hash, reader, buffers, left, brought, coming } = self;
         let index = left.start / GROUP_BYTES;
         let group = group_range(reader.size(), index);
         let end = left.end.min(group.end);
         let wanted = (left.start - group.start) as usize..(end - group.start) as usize;
         let (read, keeper, counter) = (Arc::clone(&reader), store.clone(), Arc::clone(&metrics));
+        let buffer = buffers.try_acquire();
         let bytes = super::api::blocking(move || {
-            let mut buffer = vec![0; (group.end - group.start) as usize];
-            match read.group(index, &mut buffer) {
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::Corrupt => return Err(aside(&keeper, &counter, &hash, error)),
-                Err(error) => return Err(error),
+            let checked = |outcome: Result<Verified<&[u8]>, StoreError>| match outcome {
+                Err(error) if error.kind() == ErrorKind::Corrupt => Err(aside(&keeper, &counter, &hash, error)),
+                outcome => outcome.map(drop),
+            };
+            // Clients that are slow to take theirs must not keep others waiting: beyond the budget memory is made anew.
+            if let Some(mut buffer) = buffer {
+                checked(read.group(index, &mut buffer))?;
+                return Ok(Bytes::from_owner(buffer).slice(wanted));
             }
+            let mut buffer = vec![0; (group.end - group.start) as usize];
+            checked(read.group(index, &mut buffer))?;
             Ok(Bytes::from(buffer).slice(wanted))
         })
         .await?;
         metrics.served_bytes.inc_by(bytes.len() as u64);
-        Ok((bytes, Self { store, metrics, hash, reader, left: end..left.end, brought, coming }))
+        Ok((bytes, Self { store, metrics, hash, reader, buffers, left: end..left.end, brought, coming }))
     }
 
     /// Sees that the next group is in memory, and that what follows it is on its way while this is hashed and sent.

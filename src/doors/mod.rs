@@ -23,6 +23,7 @@ use crate::base::lifecycle::CancellationToken;
 use crate::engines::Engines;
 use crate::prewarm::Jobs;
 use crate::store::Store;
+use crate::sys::buffer::Buffers;
 use crate::telemetry::metrics::Metrics;
 
 /// What the handlers work with. Cheap to clone.
@@ -36,6 +37,8 @@ pub struct Node {
     pub access: Access,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Memory for bytes of blobs on their way out.
+    pub buffers: Buffers,
     /// False once the daemon drains.
     pub ready: Readiness,
     /// Ends event streams and waits at shutdown.
