@@ -1,9 +1,9 @@
 //! Compiled engines: bundles captured, signed, kept, shared and restored.
 //!
 //! After weights, compilation is the largest part of a cold start, and what it makes loads only where it was made for. So a bundle
-//! is filed under an exact key ([`crate::model::engine`]), vouched for by a signature ([`policy`]), kept in the store beside the
-//! weights ([`shelf`]), given to other nodes through a shared origin ([`shared`]), and restored whole or not at all
-//! ([`unpacking`]). How it fares is written down ([`guard`]), so that one that breaks an engine breaks it once.
+//! is filed under an exact key ([`crate::model::engine`]), vouched for by a signature (`policy`), kept in the store beside the
+//! weights (`shelf`), given to other nodes through a shared origin (`shared`), and restored whole or not at all
+//! (`unpacking`). How it fares is written down (`guard`), so that one that breaks an engine breaks it once.
 //!
 //! ```text
 //! capture   gather -> draft ------> begin_capture -> packing -> document, signature -> shelf -> shared origin

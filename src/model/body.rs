@@ -49,7 +49,7 @@ impl dyn Body {
     /// All that comes, if it is at most `limit` bytes; else the first bytes, more than `limit` of them.
     ///
     /// # Errors
-    /// As for [`Body::read`].
+    /// As for `read`.
     pub async fn read_up_to(&mut self, limit: usize) -> Result<Vec<u8>, SourceError> {
         let (mut bytes, mut filled) = (vec![0; limit.min(64 << 10) + 1], 0);
         loop {

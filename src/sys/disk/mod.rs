@@ -11,7 +11,7 @@
 //! writes are continued until all is done or the file ends. An answer brings the buffer back; after an error it is back in its
 //! budget.
 //!
-//! What bounds the queue: a read or a write holds a [`Buffer`], and those are a budget; syncs hold one of [`SYNCS`] permits.
+//! What bounds the queue: a read or a write holds a [`Buffer`], and those are a budget; syncs hold one of `SYNCS` permits.
 //!
 //! Turned down: an own runtime on io_uring, whose tasks cannot move between threads; registered buffers, which count against
 //! the limit of locked memory (8 MiB by default); polling for completions, which costs a core.
