@@ -196,10 +196,17 @@ impl Metrics {
         registry.register_with_unit("rewarmed", "Bytes read again", bytes(), metrics.rewarmed_bytes.clone());
         registry.register_with_unit("released", "Memory given back", bytes(), metrics.released_bytes.clone());
         registry.register("engine_runs", "Starts of engines by how their bundle fared", metrics.engine_runs.clone());
-        let saved = metrics.engine_saved_milliseconds.clone();
-        registry.register("engine_saved_milliseconds", "Less than the recorded cold starts", saved);
-        let restored = metrics.engine_restored_bytes.clone();
-        registry.register_with_unit("engine_restored", "Engine bundles restored", bytes(), restored);
+        registry.register(
+            "engine_saved_milliseconds",
+            "Less than the recorded cold starts",
+            metrics.engine_saved_milliseconds.clone(),
+        );
+        registry.register_with_unit(
+            "engine_restored",
+            "Engine bundles restored",
+            bytes(),
+            metrics.engine_restored_bytes.clone(),
+        );
         registry.register("engine_captures", "Captures of engines by outcome", metrics.engine_captures.clone());
         registry.register("engine_quarantines", "Engine bundles quarantined", metrics.engine_quarantines.clone());
         registry.register("engine_shared", "Bundles at the shared origin by outcome", metrics.engine_shared.clone());
