@@ -149,6 +149,10 @@ pub(in crate::doors::api) async fn import(
     let taken = taking.await.unwrap_or(Err(EngineError::Defect));
     match (taken, received) {
         (Ok(bundle), Ok(())) => Ok(Json(bundle)),
+        // Not the node's bytes, nor an origin's: the caller's.
+        (Err(error), Ok(())) if error.kind() == ErrorKind::Corrupt => {
+            Err(crate::prewarm::wire::Problem::with_status(ErrorKind::Corrupt, 400, error.to_string()))
+        }
         (Err(error), Ok(())) => Err(refused(&error)),
         (_, Err(problem)) => Err(problem),
     }
