@@ -6,10 +6,9 @@ daemon, 60 MiB for `fetch`.
 
 import subprocess
 import sys
-import threading
 import time
 
-from rig import host, models, origin, preheat, victim
+from rig import host, models, origin, preheat, watch
 
 
 def check(holds, what):
@@ -19,25 +18,12 @@ def check(holds, what):
     print(f"  {what}")
 
 
-class Watch:
-    """The most anonymous memory that a process ever had."""
+def _watch(pid):
+    return watch.Watch(pid, every=0.005)
 
-    def __init__(self, pid):
-        self.pid, self.most, self._stop = pid, 0, threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
 
-    def _run(self):
-        while not self._stop.wait(0.005):
-            try:
-                self.most = max(self.most, victim.anonymous_bytes(self.pid))
-            except (OSError, RuntimeError):
-                return
-
-    def end(self):
-        self._stop.set()
-        self._thread.join()
-        return round(self.most / (1 << 20), 1)
+def _mib(seen):
+    return round(seen.end() / (1 << 20), 1)
 
 
 def main():
@@ -51,27 +37,27 @@ def main():
     with origin.Origin(work / "source") as web:
         reference = f"{web.url}/model"
         daemon = preheat.Daemon(program, work / "store", machine, work / "log", ["--socket", work / "s.sock", "--allow-origin", web.url]).start()
-        watch, began = Watch(daemon.process.pid), time.monotonic()
+        node, began = _watch(daemon.process.pid), time.monotonic()
         command = [program, "fetch", reference, "--daemon", daemon.url]
         fetch = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=machine.environment())
-        client = Watch(fetch.pid)
+        client = _watch(fetch.pid)
         check(fetch.wait() == 0, f"{options.gib:g} GiB through the daemon in {time.monotonic() - began:.1f} s")
-        most = client.end()
+        most = _mib(client)
         check(most <= 60, f"fetch beside a daemon: {most} MiB at most, of 60")
         daemon.ask("POST", "/v1/prewarm", {"reference": reference, "tier": "memory", "wait": True}, seconds=300)
         daemon.stop()
-        most = watch.end()
+        most = _mib(node)
         check(most <= 300, f"daemon, fetching, sealing and warming: {most} MiB at most, of 300")
         for name, words in (("--root", ["--root", work / "own"]), ("--to", ["--to", work / "to"])):
             command = [program, "fetch", reference, "--direct", *words]
             began = time.monotonic()
             fetch = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=machine.environment())
-            watch = Watch(fetch.pid)
+            own = _watch(fetch.pid)
             error = fetch.communicate()[1].decode()
             if fetch.returncode:
                 sys.exit(f"FAILED: exit {fetch.returncode}: {error}")
             check(fetch.returncode == 0, f"{options.gib:g} GiB without a daemon, {name}, in {time.monotonic() - began:.1f} s")
-            most = watch.end()
+            most = _mib(own)
             check(most <= 60, f"fetch {name}: {most} MiB at most, of 60")
 
 

@@ -81,7 +81,7 @@ mod tests {
                 root: "/".into(),
                 environment: environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
                 argv: Vec::new(),
-                directory: "/work".into(),
+                directory: "/srv".into(),
             };
             let all = roots(&scene, &built_in()[0]);
             move |name: &str| all.iter().find(|root| root.name == name).unwrap().path.display().to_string()
@@ -100,7 +100,7 @@ mod tests {
         ]);
         assert_eq!(
             (moved("vllm"), moved("flashinfer")),
-            ("/work/cache/x".to_owned(), "/b/.cache/flashinfer".to_owned())
+            ("/srv/cache/x".to_owned(), "/b/.cache/flashinfer".to_owned())
         );
         assert_eq!(moved("cute-dsl"), "/c/cute_dsl");
     }

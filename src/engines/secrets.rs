@@ -151,7 +151,7 @@ mod tests {
                 ("GOOGLE_APPLICATION_CREDENTIALS", "/etc/key.json"),
                 ("MAX_TOKENS", "0000000016384"),
                 ("TOKENIZERS_PARALLELISM", "false"),
-                ("VLLM_CACHE_ROOT", "/root/.cache/vllm"),
+                ("VLLM_CACHE_ROOT", "/cache/vllm"),
             ]
             .map(|(name, value)| (name.to_owned(), value.to_owned())),
         );

@@ -7,9 +7,9 @@ import shutil
 import subprocess
 import time
 
-from rig import victim
+from rig import victim, watch
 
-from . import clients, far, measure, rounds, watch, web
+from . import clients, far, measure, rounds, web
 
 GIB, MIB = 1 << 30, 1 << 20
 IDLE_SECONDS = 10
