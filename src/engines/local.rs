@@ -12,7 +12,7 @@ use super::config::Config;
 use super::library::{
     AttemptEnd, AttemptId, BundleRef, BundleView, Capture, Captured, Library, Lookup, Near, RunReport,
 };
-use super::sending::Sending;
+use super::sending::{Sending, until_settled};
 use super::unpacking::{Restored, unpack};
 use super::{Begun, EngineError, Engines, blocking};
 use crate::model::engine::EngineKey;
@@ -36,8 +36,6 @@ pub struct LocalLibrary {
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(25);
-/// Tries of a capture while somebody still writes.
-const TRIES: u32 = 3;
 /// What the lock's holder is called while a call has the store.
 const ROLE: &str = "engine";
 
@@ -122,16 +120,7 @@ impl Library for LocalLibrary {
 
     async fn capture(&self, capture: Capture) -> Result<Captured, EngineError> {
         let capture = Arc::new(capture);
-        let mut tries = 1;
-        loop {
-            match self.capture_once(&capture).await {
-                Err(EngineError::Changed { .. }) if tries < TRIES => {
-                    tries += 1;
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-                outcome => return outcome,
-            }
-        }
+        until_settled(|| self.capture_once(&capture)).await
     }
 
     async fn begin_attempt(&self, bundle: &BundleId) -> Result<AttemptId, EngineError> {

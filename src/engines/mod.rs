@@ -53,7 +53,7 @@ pub use local::LocalLibrary;
 pub use prewarm::{Missing, Prewarmed};
 pub use roots::{Root, roots};
 pub use secrets::secrets_of;
-pub use sending::Sending;
+pub use sending::{Sending, until_settled};
 pub use service::{Engines, Opened};
 pub use shelf::is_bundle;
 pub use unpacking::{Restored, unpack, unpack_stream};

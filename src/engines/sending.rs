@@ -1,11 +1,13 @@
 //! Reading a capture on the side of the captured process: which files, and then their bytes, each searched for secrets before any of
 //! them leaves.
 
+use std::future::Future;
 use std::io::Read;
+use std::time::Duration;
 
 use super::EngineError;
 use super::gather::{Files, Gathered, check_unchanged, gather};
-use super::library::{Capture, Draft, DraftFile};
+use super::library::{Capture, Captured, Draft, DraftFile};
 use super::secrets::Secrets;
 
 /// A capture that has been listed.
@@ -16,8 +18,29 @@ pub struct Sending {
     secrets: Secrets,
 }
 
+/// Tries of a capture while somebody still writes.
+const TRIES: u32 = 3;
+/// Between two of them.
+const SETTLING: Duration = Duration::from_secs(1);
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
+
+/// Captures, again while what is captured still changes.
+///
+/// # Errors
+/// Those of the capture; `Changed` if it has not settled in the end.
+pub async fn until_settled<F>(capture: impl Fn() -> F) -> Result<Captured, EngineError>
+where
+    F: Future<Output = Result<Captured, EngineError>>,
+{
+    for _ in 1..TRIES {
+        match capture().await {
+            Err(EngineError::Changed { .. }) => tokio::time::sleep(SETTLING).await,
+            outcome => return outcome,
+        }
+    }
+    capture().await
+}
 
 // === impl Sending ===
 

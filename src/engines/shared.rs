@@ -97,15 +97,7 @@ impl Shared {
     }
 
     fn remote(&self, path: &FilePath, stored: &Stored) -> RemoteFile {
-        RemoteFile {
-            path: path.clone(),
-            size: stored.size,
-            locator: self.sink.locator(path),
-            validator: stored.validator.clone(),
-            declared: Vec::new(),
-            blake3: None,
-            outboard: None,
-        }
+        stored.remote(path, self.sink.locator(path))
     }
 
     async fn range(&self, file: &RemoteFile, range: std::ops::Range<u64>) -> Result<Vec<u8>, SourceError> {

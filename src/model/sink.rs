@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::FilePath;
-use super::source::{SourceError, Validator};
+use super::source::{RemoteFile, SourceError, Validator};
 use crate::digest::{Declared, Hash};
 
 /// What an object is to hold.
@@ -47,6 +47,22 @@ pub struct Stored {
     pub declared: Vec<Declared>,
     /// What whoever wrote it said that it hashes to. Not the place's own word: it has checked nothing.
     pub said: Option<Hash>,
+}
+
+impl Stored {
+    /// The object as something to read, pinned to this version.
+    #[must_use]
+    pub fn remote(&self, path: &FilePath, locator: String) -> RemoteFile {
+        RemoteFile {
+            path: path.clone(),
+            size: self.size,
+            locator,
+            validator: self.validator.clone(),
+            declared: Vec::new(),
+            blake3: None,
+            outboard: None,
+        }
+    }
 }
 
 /// The outcome of [`Sink::put`].

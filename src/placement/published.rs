@@ -108,15 +108,7 @@ impl Place {
     }
 
     fn remote(&self, path: &FilePath, stored: &Stored) -> RemoteFile {
-        RemoteFile {
-            path: path.clone(),
-            size: stored.size,
-            locator: self.sink.locator(path),
-            validator: stored.validator.clone(),
-            declared: Vec::new(),
-            blake3: None,
-            outboard: None,
-        }
+        stored.remote(path, self.sink.locator(path))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::base::ErrorKind;
 use crate::doors::api::engines::{Begun, LookupRequest, PACK_HEADER, Shown, Wanted};
 use crate::engines::{
     AttemptEnd, AttemptId, BundleRef, BundleView, Capture, Captured, EngineError, Library, Lookup, Near, Restored,
-    RunReport, Sending, unpack, unpack_stream,
+    RunReport, Sending, unpack, unpack_stream, until_settled,
 };
 use crate::model::engine::EngineKey;
 use crate::model::{Bundle, BundleId, Signature};
@@ -39,8 +39,6 @@ const PIECES: usize = 16;
 const CHUNK: usize = 256 << 10;
 /// What a daemon may take for a lookup beyond the deadline that it is given.
 const GRACE: Duration = Duration::from_secs(10);
-/// Tries of a capture while somebody still writes.
-const TRIES: u32 = 3;
 
 impl From<ClientError> for EngineError {
     fn from(error: ClientError) -> Self {
@@ -199,16 +197,7 @@ impl Library for DaemonLibrary {
 
     async fn capture(&self, capture: Capture) -> Result<Captured, EngineError> {
         let capture = std::sync::Arc::new(capture);
-        let mut tries = 1;
-        loop {
-            match self.capture_once(&capture).await {
-                Err(EngineError::Changed { .. }) if tries < TRIES => {
-                    tries += 1;
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-                outcome => return outcome,
-            }
-        }
+        until_settled(|| self.capture_once(&capture)).await
     }
 
     async fn begin_attempt(&self, bundle: &BundleId) -> Result<AttemptId, EngineError> {
