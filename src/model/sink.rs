@@ -90,7 +90,7 @@ pub trait Sink: Send + Sync + std::fmt::Debug {
     async fn head(&self, path: &FilePath) -> Result<Option<Stored>, SourceError>;
 
     /// The locator of `path`, as the reading half of this kind of origin has it in
-    /// [`RemoteFile`](super::source::RemoteFile): what was written can be read back.
+    /// [`RemoteFile`]: what was written can be read back.
     fn locator(&self, path: &FilePath) -> String;
 
     /// Writes `path`. Nobody ever sees half of it: it appears whole or not at all, and stays what it was until then. What
