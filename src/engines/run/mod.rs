@@ -6,6 +6,9 @@
 //!   -> ended before it was ready: suspect; once more without; ready: quarantined; ended again: cleared
 //! ```
 //!
+//! The outcome says what became of the bundle, as far as the files show it, however the command ended; how that was, and whether the
+//! bundle is to blame, is in the reason, the exit code and the bundle's standing.
+//!
 //! Two promises rule it. It never makes a start worse than none: whatever goes wrong here makes the start a cold one and is told. And
 //! it stands aside: streams, terminal, signals and exit code are the command's, and the command does not end when this process does.
 //!
@@ -20,6 +23,7 @@ mod prove;
 mod ready;
 mod report;
 mod scan;
+mod unready;
 mod verdict;
 mod view;
 
@@ -40,7 +44,7 @@ pub use self::verdict::{Counts, Verdict};
 pub use self::view::Placement;
 use super::fingerprint::{Fingerprint, Scene};
 use super::{AttemptEnd, Library};
-use crate::base::lifecycle::supervise;
+use crate::base::lifecycle::{CancellationToken, supervise};
 use crate::sys::signals::Held;
 
 /// A command to be run.
@@ -98,6 +102,9 @@ pub struct Ended {
 
 /// Longest capture after the command was ended by somebody: who ends a container waits for no more.
 const AFTERWARDS: Duration = Duration::from_secs(20);
+
+/// Longest wait for what a capture that is broken off has found out: a look at 200,000 files.
+const LAST_LOOK: Duration = Duration::from_secs(3);
 
 /// Runs a command to its end.
 ///
@@ -193,14 +200,16 @@ impl Start<'_> {
     ) -> Option<String> {
         let with_bundle = prepared.kinds.iter().any(|kind| kind.restored.is_some());
         let done = self.probe == Probe::Exit && status.success();
-        // Who was told to end has not failed. The attempt stays open: too many of them speak against the bundle.
-        if done || !with_bundle || child.told.is_some() {
+        let by_itself = self.probe == Probe::Exit && !self.request.options.retry_cold;
+        // Who was told to end has not failed. Of what says when it is ready the attempt stays open: too many of them speak against
+        // the bundle. Of what says nothing before its end they would speak against whoever ends it.
+        let told = child.told.is_some();
+        if done || !with_bundle || told && !by_itself {
             return None;
         }
         let why = format!("{} before it was ready", words(status));
-        let by_itself = self.probe == Probe::Exit && !self.request.options.retry_cold;
         // A program that may not be run twice says by its code what it likes; a signal, or its own word, speaks against the bundle.
-        let end = if by_itself && status.code().is_some() && heard.heard().bad == 0 {
+        let end = if by_itself && (told || status.code().is_some()) && heard.heard().bad == 0 {
             AttemptEnd::Cleared
         } else {
             AttemptEnd::Suspect { reason: why.clone() }
@@ -214,11 +223,7 @@ impl Start<'_> {
                 prepared.report.notes.push(format!("what happened to bundle {} is not noted: {error}", held.bundle.id));
             }
         }
-        if by_itself {
-            prepared.report.reason = why;
-            return None;
-        }
-        Some(why)
+        (!by_itself).then_some(why)
     }
 
     /// From being ready, or having ended, to the end.
@@ -238,16 +243,7 @@ impl Start<'_> {
         };
         self.verdict(prepared, ready, ended, &child, broken.as_deref()).await;
         if !ready {
-            prepared.report.log = listener.heard();
-            if ended.is_none() {
-                let late = "the command was never seen to be ready, so that nothing is proved and nothing kept";
-                prepared.report.reason = late.to_owned();
-                self.write(&mut prepared.report);
-            }
-            return match ended {
-                Some(status) => status,
-                None => child.until_end(self.signals).await,
-            };
+            return self.unready(prepared, child, ended, listener).await;
         }
         prepared.report.ready_seconds = Some(ready_after);
         let (Ok(fingerprint), Ok(library)) = (&self.request.fingerprint, &self.request.library) else {
@@ -265,8 +261,13 @@ impl Start<'_> {
             ready: ready_after,
             heard: listener.heard(),
             broken: broken.is_some() || prepared.report.outcome == Verdict::Quarantined,
-            ended: ended.is_some(),
+            ended: CancellationToken::new(),
+            hurry: CancellationToken::new(),
         };
+        if ended.is_some() {
+            proof.ended.cancel();
+        }
+        let (over, hurry) = (proof.ended.clone(), proof.hurry.clone());
         let mut taken = std::mem::replace(prepared, Prepared::plain(String::new()));
         let mut proving = tokio::spawn(async move {
             proof.prove(&mut taken).await;
@@ -288,6 +289,7 @@ impl Start<'_> {
             }
         };
         // It has ended while it was looked at. Who was told to end has little time left.
+        over.cancel();
         let stop = async {
             if child.told.is_none() && ended.is_some() {
                 loop {
@@ -304,9 +306,15 @@ impl Start<'_> {
                 *prepared = done;
             },
             () = stop => {
-                proving.abort();
-                prepared.report.ready_seconds = Some(ready_after);
-                prepared.report.reason = "it was told to end before anything was proved".to_owned();
+                hurry.cancel();
+                match tokio::time::timeout(LAST_LOOK, &mut proving).await {
+                    Ok(Ok((done, _))) => *prepared = done,
+                    _ => {
+                        proving.abort();
+                        prepared.report.ready_seconds = Some(ready_after);
+                        prepared.report.reason = "it was told to end before anything was proved".to_owned();
+                    }
+                }
             }
         }
         prepared.report.log = listener.heard();

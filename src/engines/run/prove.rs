@@ -9,10 +9,11 @@ use super::report::{OfKind, stages};
 use super::scan::{Snapshot, Watched, scan, summary};
 use super::verdict::{Counts, Verdict};
 use super::{Options, factors};
+use crate::base::lifecycle::CancellationToken;
 use crate::engines::fingerprint::{Fingerprint, Scene};
 use crate::engines::library::Outcome;
 use crate::engines::{Capture, CaptureRoot, Captured, Library, RunReport, secrets_of};
-use crate::model::{BundleId, Evidence};
+use crate::model::{BundleId, Evidence, ManifestEntry};
 
 /// Between two looks at the files.
 const LOOK: Duration = Duration::from_millis(500);
@@ -37,8 +38,10 @@ pub(super) struct Proof {
     pub(super) heard: Heard,
     /// Bundles that have broken it: what it has made without them takes their place.
     pub(super) broken: bool,
-    /// Whether the command has ended, so that nothing moves any more.
-    pub(super) ended: bool,
+    /// The command has ended, so that nothing moves any more.
+    pub(super) ended: CancellationToken,
+    /// There is no time left for more than saying what was found.
+    pub(super) hurry: CancellationToken,
 }
 
 /// Waits until nothing changes any more, for a while.
@@ -58,14 +61,20 @@ impl Proof {
     /// Compares and captures. Fills the report in.
     pub(super) async fn prove(&self, prepared: &mut Prepared) {
         let watched = prepared.watched(&self.fingerprint);
-        if !self.ended {
-            settle(&watched, self.options.settle).await;
+        tokio::select! {
+            biased;
+            () = self.ended.cancelled() => {}
+            () = settle(&watched, self.options.settle) => {}
         }
         let after = scan(&watched);
         self.judge(prepared, &after);
         let mut kinds = std::mem::take(&mut prepared.kinds);
         for (at, kind) in kinds.iter_mut().enumerate() {
-            let (capture, captured) = self.capture(prepared, kind, at).await;
+            let (capture, captured) = tokio::select! {
+                biased;
+                kept = self.capture(prepared, kind, at) => kept,
+                () = self.hurry.cancelled() => ("not kept: the command was told to end, and there was no time".to_owned(), None),
+            };
             kind.kept = captured;
             let captured = captured.map(|id| id.to_string());
             if let Some(shown) = prepared.report.bundles.get_mut(at) {
@@ -79,46 +88,20 @@ impl Proof {
         let parts: Vec<String> =
             prepared.report.bundles.iter().map(|shown| format!("{}: {}", shown.kind, shown.capture)).collect();
         prepared.report.capture = parts.join("; ");
-        self.tell(prepared).await;
+        tell(self.library.as_ref(), prepared).await;
     }
 
     fn judge(&self, prepared: &mut Prepared, after: &Snapshot) {
-        let mut shown = Vec::new();
-        let (mut all, mut entries) = (Counts::default(), Vec::new());
-        for kind in &prepared.kinds {
-            let of_kind = |snapshot: &Snapshot| -> Snapshot {
-                let ours =
-                    |path: &str| kind.roots.iter().any(|root| path.split('/').next() == Some(root.name.as_str()));
-                snapshot.iter().filter(|(path, _)| ours(path)).map(|(path, seen)| (path.clone(), *seen)).collect()
-            };
-            let restored = kind.restored.as_ref().map(|held| held.entries.as_slice()).unwrap_or_default();
-            let counts = Counts::of(restored, &of_kind(&prepared.before), &of_kind(after), prepared.shows_reads);
-            let (mut outcome, mut reason) = counts.judge();
-            if outcome == Verdict::Cold && !kind.reason.is_empty() {
-                reason.clone_from(&kind.reason);
+        let entries = compare(prepared, after, Counts::judge);
+        if self.broken {
+            for (kind, shown) in prepared.kinds.iter().zip(&mut prepared.report.bundles) {
+                if kind.trial.is_some() {
+                    shown.outcome = Verdict::Quarantined;
+                }
             }
-            if self.broken && kind.trial.is_some() {
-                outcome = Verdict::Quarantined;
-            }
-            entries.extend(restored.iter().cloned());
-            shown.push(OfKind {
-                kind: kind.kind,
-                key: kind.key.digest().to_string(),
-                bundle: kind.restored.as_ref().map(|held| held.bundle.id.to_string()),
-                outcome,
-                reason,
-                files: counts,
-                restored_bytes: kind.restored.as_ref().map_or(0, |held| held.bytes),
-                captured: None,
-                capture: "nothing new".to_owned(),
-            });
         }
-        // Kinds overlap (a graph has its kernels in it), so that the start as a whole is judged by all files together.
-        all.clone_from(&Counts::of(&entries, &prepared.before, after, prepared.shows_reads));
-        let (outcome, mut reason) = all.judge();
+        let (outcome, mut reason) = prepared.report.files.judge();
         let report = &mut prepared.report;
-        report.files = all;
-        report.bundles = shown;
         if self.broken {
             report.outcome = Verdict::Quarantined;
             return;
@@ -238,26 +221,64 @@ impl Proof {
             log: self.heard.lines.iter().take(32).cloned().collect(),
         }
     }
+}
 
-    /// Tells the node, for its metrics. Nothing depends on it.
-    async fn tell(&self, prepared: &mut Prepared) {
-        let saved = prepared.report.saved_seconds.unwrap_or_default().max(0.0);
-        let mut left = (saved * 1000.0) as u64;
-        for (kind, shown) in prepared.kinds.iter().zip(&prepared.report.bundles) {
-            let outcome = match shown.outcome {
-                Verdict::Hit => Outcome::Hit,
-                Verdict::Partial => Outcome::Partial,
-                Verdict::Inert => Outcome::Inert,
-                Verdict::Cold if kind.refused => Outcome::Refused,
-                Verdict::Cold | Verdict::Quarantined => Outcome::Cold,
-            };
-            // What was saved is told once.
-            let saved_ms = if kind.restored.is_some() { std::mem::take(&mut left) } else { 0 };
-            let told = RunReport { kind: kind.kind, outcome, bytes: shown.restored_bytes, saved_ms };
-            if let Err(error) = within(A_WORD, self.library.report(&told)).await {
-                prepared.report.notes.push(format!("the node is not told: {error}"));
-                return;
-            }
+/// Compares the files of each kind, and of all, with what was restored. Fills the report in but for its outcome and reason; gives
+/// what was restored.
+pub(super) fn compare(
+    prepared: &mut Prepared,
+    after: &Snapshot,
+    judge: impl Fn(&Counts) -> (Verdict, String),
+) -> Vec<ManifestEntry> {
+    let (mut shown, mut entries) = (Vec::new(), Vec::new());
+    for kind in &prepared.kinds {
+        let of_kind = |snapshot: &Snapshot| -> Snapshot {
+            let ours = |path: &str| kind.roots.iter().any(|root| path.split('/').next() == Some(root.name.as_str()));
+            snapshot.iter().filter(|(path, _)| ours(path)).map(|(path, seen)| (path.clone(), *seen)).collect()
+        };
+        let restored = kind.restored.as_ref().map(|held| held.entries.as_slice()).unwrap_or_default();
+        let counts = Counts::of(restored, &of_kind(&prepared.before), &of_kind(after), prepared.shows_reads);
+        let (outcome, mut reason) = judge(&counts);
+        if outcome == Verdict::Cold && !kind.reason.is_empty() {
+            reason.clone_from(&kind.reason);
+        }
+        entries.extend(restored.iter().cloned());
+        shown.push(OfKind {
+            kind: kind.kind,
+            key: kind.key.digest().to_string(),
+            bundle: kind.restored.as_ref().map(|held| held.bundle.id.to_string()),
+            outcome,
+            reason,
+            files: counts,
+            restored_bytes: kind.restored.as_ref().map_or(0, |held| held.bytes),
+            captured: None,
+            capture: "nothing new".to_owned(),
+        });
+    }
+    // Kinds overlap (a graph has its kernels in it), so that the start as a whole is judged by all files together.
+    prepared.report.files = Counts::of(&entries, &prepared.before, after, prepared.shows_reads);
+    prepared.report.bundles = shown;
+    entries
+}
+
+/// Tells the node, for its metrics. Nothing depends on it.
+pub(super) async fn tell(library: &dyn Library, prepared: &mut Prepared) {
+    let saved = prepared.report.saved_seconds.unwrap_or_default().max(0.0);
+    let mut left = (saved * 1000.0) as u64;
+    for (kind, shown) in prepared.kinds.iter().zip(&prepared.report.bundles) {
+        let outcome = match shown.outcome {
+            Verdict::Hit => Outcome::Hit,
+            Verdict::Partial => Outcome::Partial,
+            Verdict::Inert => Outcome::Inert,
+            Verdict::Cold if kind.refused => Outcome::Refused,
+            Verdict::Cold | Verdict::Quarantined => Outcome::Cold,
+        };
+        // What was saved is told once.
+        let saved_ms = if kind.restored.is_some() { std::mem::take(&mut left) } else { 0 };
+        let told = RunReport { kind: kind.kind, outcome, bytes: shown.restored_bytes, saved_ms };
+        if let Err(error) = within(A_WORD, library.report(&told)).await {
+            prepared.report.notes.push(format!("the node is not told: {error}"));
+            return;
         }
     }
 }

@@ -14,9 +14,9 @@ use crate::sys::durable::write_temporary;
 /// The report of one start.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// How it went.
+    /// What became of what was restored. Of a command that was not seen to be ready: until it ended, or until now.
     pub outcome: Verdict,
-    /// Why, in a sentence.
+    /// Why, in a sentence; of a command that failed first how.
     pub reason: String,
     /// The engine key of the graph, or of the kernels where there is no graph.
     pub key: Option<String>,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::scan::Snapshot;
 use crate::model::ManifestEntry;
 
-/// How a start went.
+/// What became of what was restored, however the command ended: a start with a bundle is never `cold`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -15,7 +15,7 @@ pub enum Verdict {
     Hit,
     /// It was used, and something new was made.
     Partial,
-    /// It was restored, and the engine made its own or asked for none.
+    /// It was restored, and the engine made its own, asked for none, or ended before it could.
     Inert,
     /// Nothing was restored.
     Cold,
@@ -128,6 +128,21 @@ impl Counts {
         }
         (Verdict::Partial, format!("{restored} files were restored; {made}"))
     }
+
+    /// The same of a start that was not seen to be ready. There, that nothing new was made is no sign of use: it may not have come
+    /// so far.
+    #[must_use]
+    pub fn judge_unready(&self) -> (Verdict, String) {
+        let Self { restored, read, changed, new, .. } = *self;
+        if restored == 0 || new + changed > 0 || read.is_some_and(|read| read > 0) {
+            return self.judge();
+        }
+        let read = match read {
+            Some(_) => "of which the engine had read none",
+            None => "of which none is known to have been read: reading does not show on this file system",
+        };
+        (Verdict::Inert, format!("{restored} files were restored, {read}; nothing new was made"))
+    }
 }
 
 #[cfg(test)]
@@ -193,6 +208,22 @@ mod tests {
             now.get_mut("r/0").unwrap().size = 11;
         };
         assert_eq!(judge(4, resized, true), Verdict::Partial);
+    }
+
+    #[test]
+    fn who_does_not_come_so_far_has_used_nothing() {
+        let counts = |read, new| Counts { restored: 10, read, new, ..Counts::default() };
+        for (read, new, verdict) in [
+            (Some(0), 0, Verdict::Inert),
+            (None, 0, Verdict::Inert),
+            (Some(3), 0, Verdict::Hit),
+            (Some(10), 1, Verdict::Partial),
+            (None, 1, Verdict::Partial),
+            (Some(0), 10, Verdict::Inert),
+        ] {
+            assert_eq!(counts(read, new).judge_unready().0, verdict, "{read:?} {new}");
+        }
+        assert_eq!(Counts::default().judge_unready().0, Verdict::Cold);
     }
 
     #[test]

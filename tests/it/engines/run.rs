@@ -11,43 +11,50 @@ use serde_json::Value;
 
 use super::super::support::command::{Daemon, code, preheat, stderr, stdout};
 
-const ENGINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/fake_engine.py");
+pub(super) const ENGINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/fake_engine.py");
 
 /// A machine with one cache directory, and a store.
-struct Bench {
-    directory: tempfile::TempDir,
-    more: Vec<String>,
-    environment: Vec<(String, String)>,
+pub(super) struct Bench {
+    pub(super) directory: tempfile::TempDir,
+    pub(super) more: Vec<String>,
+    pub(super) environment: Vec<(String, String)>,
     /// Instead of a root.
-    daemon: Option<String>,
+    pub(super) daemon: Option<String>,
+    pub(super) settle: &'static str,
 }
 
 impl Bench {
-    fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap(), more: Vec::new(), environment: Vec::new(), daemon: None }
+    pub(super) fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            more: Vec::new(),
+            environment: Vec::new(),
+            daemon: None,
+            settle: "200ms",
+        }
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(super) fn at(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn text(&self, name: &str) -> String {
+    pub(super) fn text(&self, name: &str) -> String {
         self.at(name).display().to_string()
     }
 
-    fn with(mut self, more: &[&str]) -> Self {
+    pub(super) fn with(mut self, more: &[&str]) -> Self {
         self.more = more.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
-    fn set(&mut self, name: &str, value: &str) {
+    pub(super) fn set(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
-    fn command(&self, report: &str, argv: &[&str]) -> Command {
+    pub(super) fn command(&self, report: &str, argv: &[&str]) -> Command {
         let mut command = preheat();
         command
-            .args(["run", "--engine", "generic-dir", "--settle", "200ms"])
+            .args(["run", "--engine", "generic-dir", "--settle", self.settle])
             .args(match &self.daemon {
                 Some(daemon) => ["--daemon".to_owned(), daemon.clone()],
                 None => ["--root".to_owned(), self.text("store")],
@@ -67,7 +74,7 @@ impl Bench {
     }
 
     /// The fake engine with these flags, to its end.
-    fn run(&self, flags: &[&str]) -> (Output, Value) {
+    pub(super) fn run(&self, flags: &[&str]) -> (Output, Value) {
         let cache = self.text("cache");
         let argv = [&["python3", ENGINE, "--cache", &cache], flags].concat();
         let output = self.command("report.json", &argv).output().unwrap();
@@ -75,14 +82,14 @@ impl Bench {
     }
 
     /// The same with a port: it is ended once there is a report of it.
-    fn serve(&self, flags: &[&str]) -> Value {
+    pub(super) fn serve(&self, flags: &[&str]) -> Value {
         let mut server = self.start("report.json", flags);
         server.wait_for_report();
         server.end(Signal::TERM);
         self.report("report.json")
     }
 
-    fn start(&self, report: &str, flags: &[&str]) -> Server {
+    pub(super) fn start(&self, report: &str, flags: &[&str]) -> Server {
         // A port that was free a moment ago, and the same at each start: it is in the key.
         let path = self.at("port");
         let port = std::fs::read_to_string(&path).unwrap_or_else(|_| {
@@ -109,7 +116,7 @@ impl Bench {
         Server { child, report: self.at(report), port: port.parse().unwrap() }
     }
 
-    fn report(&self, name: &str) -> Value {
+    pub(super) fn report(&self, name: &str) -> Value {
         let text = std::fs::read(self.at(name)).unwrap_or_else(|error| panic!("no report: {error}"));
         serde_json::from_slice(&text).unwrap()
     }
@@ -124,14 +131,14 @@ impl Bench {
     }
 }
 
-struct Server {
-    child: Child,
+pub(super) struct Server {
+    pub(super) child: Child,
     report: PathBuf,
     port: u16,
 }
 
 impl Server {
-    fn wait_for_report(&mut self) {
+    pub(super) fn wait_for_report(&mut self) {
         let started = Instant::now();
         while !self.report.exists() {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -145,18 +152,18 @@ impl Server {
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    fn end(&mut self, signal: Signal) -> std::process::ExitStatus {
+    pub(super) fn end(&mut self, signal: Signal) -> std::process::ExitStatus {
         if self.child.try_wait().unwrap().is_none() {
             self.signal(signal);
         }
         self.child.wait().unwrap()
     }
 
-    fn answers(&self) -> bool {
+    pub(super) fn answers(&self) -> bool {
         let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", self.port)) else { return false };
         let _ = stream.write_all(b"GET /health HTTP/1.0\r\n\r\n");
         let mut answer = [0; 12];
@@ -172,11 +179,11 @@ impl Drop for Server {
 }
 
 #[track_caller]
-fn is(report: &Value, outcome: &str) {
+pub(super) fn is(report: &Value, outcome: &str) {
     assert_eq!(report["outcome"], outcome, "{report:#}");
 }
 
-fn says(report: &Value, field: &str, words: &[&str]) {
+pub(super) fn says(report: &Value, field: &str, words: &[&str]) {
     let text = report[field].as_str().unwrap();
     for word in words {
         assert!(text.contains(word), "`{word}` is not in {field}: {report:#}");
