@@ -18,6 +18,7 @@ use super::{EngineError, blocking, now};
 use crate::digest::Hash;
 use crate::model::engine::BundleKind;
 use crate::model::{Bundle, BundleId, FilePath, Kind, Manifest, ManifestEntry, Pack, Producer, SigningKey, Tenant};
+use crate::sys::mutant::mutant;
 use crate::telemetry::metrics::Which;
 
 /// What becomes of a draft.
@@ -99,7 +100,7 @@ impl Engines {
                 if draft.base == Some(before.id) && same_files(&draft, before) {
                     return stays(Captured::Unchanged { bundle });
                 }
-                if !grown && !draft.refresh {
+                if !grown && !draft.refresh && !mutant("captured_by_all") {
                     return stays(Captured::Existed { bundle });
                 }
             }

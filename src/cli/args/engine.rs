@@ -82,7 +82,7 @@ pub(in super::super) struct RunArgs {
     /// Begin with empty directories, also where the engine has files of its own.
     #[arg(long)]
     pub(in super::super) fresh: bool,
-    /// Keep what this start compiles in place of what is kept of earlier ones.
+    /// Begin without a bundle, and keep what this start compiles in place of what is kept of earlier ones.
     #[arg(long)]
     pub(in super::super) refresh: bool,
     /// Keep nothing of this start.

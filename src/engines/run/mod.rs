@@ -79,7 +79,7 @@ pub struct Options {
     pub retry_cold: bool,
     /// Begin with empty directories, also where the engine has files of its own.
     pub fresh: bool,
-    /// Replace the bundle by what this start has made.
+    /// Begin without a bundle, and replace it by what this start has made.
     pub refresh: bool,
     /// Keep nothing.
     pub no_capture: bool,

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use super::report::Report;
 use super::scan::{Snapshot, Watched, mark_unread, scan, shows_reads};
 use super::verdict::Verdict;
-use super::view::{Placed, View, place, with_files};
+use super::view::{Placed, View, is_cramped, place, with_files};
 use super::{Options, Request};
+use crate::base::ErrorKind;
 use crate::engines::fingerprint::Fingerprint;
 use crate::engines::roots::Root;
 use crate::engines::{AttemptId, BundleRef, EngineError, Library, Lookup, Standing};
 use crate::model::engine::{BundleKind, EngineKey, Role};
 use crate::model::{BundleId, ManifestEntry};
+use crate::sys::mutant::mutant;
 
 /// So many starts that were broken off before they were ready, and a bundle is tried without.
 const UNFINISHED_MOST: usize = 2;
@@ -42,6 +44,8 @@ pub(super) struct Kind {
     pub(super) reason: String,
     /// Why nothing will be captured.
     pub(super) blocked: Option<String>,
+    /// The disk of the view had no room for it.
+    pub(super) cramped: bool,
     /// What this start was kept as.
     pub(super) kept: Option<BundleId>,
     /// Something of this key is there and may not be used.
@@ -151,6 +155,10 @@ pub(super) async fn prepare(request: &Request) -> Prepared {
     };
     let restoring = Instant::now();
     for kind in &mut kinds {
+        if request.options.refresh && kind.lookup.exact.is_some() {
+            "the bundle of this key is to be replaced (--refresh)".clone_into(&mut kind.reason);
+            continue;
+        }
         restore(library, kind, &view.of(kind.kind)).await;
     }
     report.restore_seconds = restoring.elapsed().as_secs_f64();
@@ -173,6 +181,7 @@ async fn find(library: &dyn Library, key: EngineKey, roots: Vec<Root>, deadline:
         trial: None,
         reason: String::new(),
         blocked: None,
+        cramped: false,
         kept: None,
         refused: false,
         lookup: Lookup::default(),
@@ -235,8 +244,11 @@ async fn restore(library: &dyn Library, kind: &mut Kind, into: &Path) {
         }
         Err(error) => {
             kind.reason = format!("bundle {} cannot be restored: {error}", bundle.id);
+            kind.cramped = error.kind() == ErrorKind::NoSpace && !mutant("view_on_full_disk");
             // It is verified whole before it is there; this is for a library that breaks off.
-            let _ = std::fs::remove_dir_all(into);
+            if !mutant("half_restored") {
+                let _ = std::fs::remove_dir_all(into);
+            }
         }
     }
 }
@@ -275,7 +287,13 @@ fn settle_in(prepared: &mut Prepared, view: View, fingerprint: &Fingerprint, opt
     // Files of the engine's own are hidden from it only where something verified takes their place.
     let cold = prepared.kinds.iter().filter(|kind| kind.restored.is_none() && !options.fresh);
     let own: Vec<String> = cold.flat_map(|kind| with_files(&kind.roots)).collect();
-    let placed = place(&view, &roots, &own, fingerprint.profile.relocatable, options.namespaces);
+    // Nor is an engine that compiles led to a disk that has less room for it than its own.
+    let mut left_alone = own.clone();
+    for kind in prepared.kinds.iter().filter(|kind| kind.restored.is_none()) {
+        let cramped = kind.roots.iter().filter(|root| kind.cramped || is_cramped(&view, &root.path));
+        left_alone.extend(cramped.map(|root| root.name.clone()));
+    }
+    let placed = place(&view, &roots, &left_alone, fingerprint.profile.relocatable, options.namespaces);
     prepared.report.notes.extend(placed.notes.iter().cloned());
     prepared.report.view = placed.how;
     for kind in &mut prepared.kinds {
@@ -286,6 +304,9 @@ fn settle_in(prepared: &mut Prepared, view: View, fingerprint: &Fingerprint, opt
                 format!(
                     "{path} has files that preheat did not put there; empty it, or run with --fresh, and what is compiled is kept"
                 )
+            } else if left_alone.contains(&root.name) {
+                let view = view.path().parent().unwrap_or(view.path()).display();
+                format!("{path} is used as it is, since {view} has less room; name a roomier place with --view-dir")
             } else {
                 format!("{path} is used as it is, since no view can be put there")
             };

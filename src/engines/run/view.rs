@@ -12,10 +12,16 @@ use std::path::{Path, PathBuf};
 
 use super::super::fingerprint::Scene;
 use super::super::roots::Root;
+use crate::base::units::GIB;
 use crate::model::engine::BundleKind;
 use crate::sys::durable::temporary_name;
 use crate::sys::launch::Mounts;
+use crate::sys::mutant::mutant;
 use crate::sys::peer::own_uid;
+use crate::sys::space::Filesystem;
+
+/// The room that a view has for what an engine compiles, unless its own directory has less: large caches have up to 2 GB.
+const ROOM: u64 = 2 * GIB;
 
 /// The file in each view that is locked.
 const LOCK: &str = "lock";
@@ -228,6 +234,20 @@ fn mounted(pairs: &[(PathBuf, PathBuf)]) -> io::Result<(Mounts, Placement)> {
 pub(super) fn with_files(roots: &[Root]) -> Vec<String> {
     let has = |root: &&Root| fs::read_dir(&root.path).is_ok_and(|mut entries| entries.next().is_some());
     roots.iter().filter(has).map(|root| root.name.clone()).collect()
+}
+
+/// Whether an engine could fail for want of space in a view where in its own directory it would not.
+pub(super) fn is_cramped(view: &View, own: &Path) -> bool {
+    let Some(own) = own.ancestors().find(|path| path.exists()) else { return false };
+    let same_disk =
+        fs::metadata(own).is_ok_and(|own| fs::metadata(&view.path).is_ok_and(|view| view.dev() == own.dev()));
+    match (Filesystem::of(&view.path), Filesystem::of(own)) {
+        (Ok(here), Ok(there)) => {
+            !same_disk && here.available < ROOM.min(there.available) && !mutant("view_on_full_disk")
+        }
+        // What is not known hinders nothing.
+        _ => false,
+    }
 }
 
 #[cfg(test)]

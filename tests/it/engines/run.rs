@@ -258,6 +258,23 @@ fn inert_and_partial_are_told_apart() {
 }
 
 #[test]
+fn a_refresh_begins_without_and_replaces() {
+    let mut bench = Bench::new();
+    is(&bench.run(&[]).1, "cold");
+    let first = bench.run(&[]).1;
+    is(&first, "hit");
+    bench.more = vec!["--refresh".to_owned()];
+    let (output, anew) = bench.run(&[]);
+    assert_eq!((stdout(&output).trim(), &anew["captured"]), ("fake engine: used 0, made 4", &true.into()), "{anew:#}");
+    is(&anew, "cold");
+    says(&anew, "reason", &["--refresh"]);
+    bench.more.clear();
+    let second = bench.run(&[]).1;
+    is(&second, "hit");
+    assert_ne!(first["bundle"], second["bundle"]);
+}
+
+#[test]
 fn kernels_serve_another_model() {
     let mut bench = Bench::new();
     bench.more = vec!["--cache-dir".to_owned(), format!("k={},kernel", bench.text("kernels"))];
