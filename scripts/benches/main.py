@@ -72,6 +72,8 @@ def measured(options):
     rounds.say("building")
     given = context.Context(options.quick, options.rounds, options.client, options.with_runai)
     measure.share_two_cores()
+    if options.quick:
+        rounds.TRIES = 1
     facts = {"machine": report.machine(), "preheat": report.revision(context.REPOSITORY), "quick": options.quick, "scenarios": {}}
     rounds.say("limits of the machine")
     facts["limits"] = given.tool("limits", "--disk", given.disk, "--seconds", "0.2" if options.quick else "1")

@@ -27,11 +27,17 @@ class Client:
     """The words of its command line, given the directory that it writes to."""
     environment: dict = dataclasses.field(default_factory=dict)
     keeps: bool = True
-    """Leaves the files, which are then compared in size with the model's."""
+    """Leaves the files, which are compared with the model's: byte by byte when it is warmed up, by size after each run."""
+    proof: Callable = None
+    """Of a client that keeps nothing: its command line when it is warmed up, which does the same and keeps what it received."""
+    names: dict = dataclasses.field(default_factory=dict)
+    """{what it calls a file: what the model calls it}, where they differ."""
     server: object = None
     """Whose processor time and bytes are counted, where it is not the same for all."""
     before: Callable = None
     """What is done before each run, untimed."""
+    slow: bool = False
+    """Takes so long that it runs in `rounds.fewer` of the rounds only."""
     peer: bool = True
     """Another program that people use; not a limit of the machine, and not preheat."""
 
@@ -46,6 +52,11 @@ def environment(**more):
 def with_environment(client, more):
     """The same client with more in its environment."""
     return dataclasses.replace(client, environment=client.environment | more)
+
+
+def slow(client):
+    """The same client in fewer rounds."""
+    return dataclasses.replace(client, slow=True)
 
 
 def s3_environment(web):

@@ -13,8 +13,7 @@ from . import clients, node, rounds, web
 def run(context):
     """What was found; `report.text` tells it."""
     shards, each = (4, 32 << 20) if context.quick else (4, 512 << 20)
-    large = context.model(context.disk / "www" / "models" / "big", shards, each)
-    model_bytes = sum(large.values())
+    source = context.model(context.disk / "www" / "models" / "big", shards, each)
     context.manifest(context.disk / "www" / "models" / "big")
     work = context.disk / "work"
     work.mkdir()
@@ -25,6 +24,7 @@ def run(context):
         stack.callback(daemon.kill)
         job = daemon.ask("POST", "/v1/prewarm", {"reference": reference, "wait": True}, seconds=600)
         files = node.shards(job["path"])
+        source.same("preheat prewarm", job["path"])
 
         def cold():
             node.drop(files)
@@ -38,11 +38,11 @@ def run(context):
         warm = [context.preheat, "prewarm", reference, "--tier", "memory", "--priority", "demand", "--wait", "--daemon", daemon.url]
         contestants = context.chosen([
             client("preheat prewarm --tier memory", warm, peer=False, server=node.Node(daemon), checks="every page is resident"),
-            client("cat", ["cat", *files]),
+            client("cat → /dev/null", ["cat", *files]),
             client("buffered, 4 readers", reads("buffered", 4)),
             client("buffered, read ahead", reads("ahead", 4)),
             *(client(f"O_DIRECT, depth {depth}", reads("direct", depth)) for depth in (1, 4, 16, 64)),
             client("mmap, page faults", [clients.VENV / "python3", clients.PROGRAMS / "touch.py", "mmap", *files]),
         ])
-        taken = rounds.play(contestants, context.memory, None, model_bytes, context.rounds, large)
-    return rounds.table(contestants, taken, model_bytes, f"{shards} × {each >> 20} MiB, cold on disk; preheat's daemon is the server", both=True)
+        taken = rounds.play(contestants, context.memory, None, source, context.rounds, watched=True)
+    return rounds.table(contestants, taken, source, f"{shards} × {each >> 20} MiB, cold on disk; preheat's daemon is the server", both=True)

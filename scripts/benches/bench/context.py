@@ -10,10 +10,11 @@ from pathlib import Path
 
 from rig import host, preheat
 
-from . import clients
+from . import clients, source
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 GIB, MIB = 1 << 30, 1 << 20
+ROUNDS = 5
 
 
 class Context:
@@ -21,7 +22,7 @@ class Context:
 
     def __init__(self, quick, rounds, only, with_runai):
         self.quick, self.only, self.with_runai = quick, only, with_runai
-        self.rounds = rounds or (1 if quick else 5)
+        self.rounds = rounds or (1 if quick else ROUNDS)
         self.preheat = preheat.binary(features=(), release=True)
         self.yardstick = _yardstick()
         self.memory = _memory()
@@ -37,9 +38,9 @@ class Context:
         return [one for one in contestants if any(word in one.name for word in self.only)] or contestants
 
     def model(self, directory, shards, shard_bytes, seed=1):
-        """Writes a model of random bytes; {file name: size} of its shards."""
+        """Writes a model of random bytes; a `source.Source`."""
         self.tool("model", directory, "--shards", shards, "--shard-bytes", shard_bytes, "--seed", seed)
-        return {path.name: path.stat().st_size for path in Path(directory).glob("*.safetensors")}
+        return source.Source(Path(directory), {path.name: path.stat().st_size for path in Path(directory).glob("*.safetensors")})
 
     def manifest(self, directory):
         """Lets preheat write the manifest of a directory, as its owner would."""

@@ -15,7 +15,7 @@ from . import measure
 class Far:
     """Serves files below `root`, a table (see `sites`) and models that it makes while they are read; a context manager.
 
-    `pace` holds its options: first_byte_ms, connection_rate, total_rate, stall_one_in. With `tls` a private authority vouches for it,
+    `pace` holds its options: round_trip_ms, first_byte_ms, connection_rate, total_rate, stall_one_in. With `tls` a private authority vouches for it,
     whose certificate lies at `authority`.
     """
 
@@ -64,14 +64,23 @@ class Far:
     def __exit__(self, *_):
         victim.kill([self._process])
 
-    def _ask(self):
-        with urllib.request.urlopen(f"{self.url}/-/counters", timeout=5, context=self._trust) as answer:
+    def _ask(self, what="counters"):
+        with urllib.request.urlopen(f"{self.url}/-/{what}", timeout=5, context=self._trust) as answer:
             return json.load(answer)
 
+    def run(self, faults):
+        """A run begins: connections that fall silent are counted anew, or none does."""
+        self._ask("run" if faults else "run?faults=none")
+
     def counters(self):
-        """(processor seconds, body bytes, requests) so far."""
+        """What it has done so far."""
         found = self._ask()
-        return measure.process_cpu(self._process.pid), found["bytes"], found["requests"]
+        return measure.Counters(measure.process_cpu(self._process.pid), found["bytes"], found["requests"], found["stalls"])
+
+    @property
+    def processes(self):
+        """Process ids."""
+        return [self._process.pid]
 
     @property
     def trust(self):

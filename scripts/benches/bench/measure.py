@@ -7,9 +7,24 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
+
+from rig import watch
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _TICK = os.sysconf("SC_CLK_TCK")
+
+
+class Counters(NamedTuple):
+    """What a server has done so far."""
+
+    cpu: float
+    """Processor seconds."""
+    bytes: int = 0
+    """Of bodies."""
+    requests: int = 0
+    stalls: int = 0
+    """Connections that it let fall silent in this run."""
 
 
 @dataclasses.dataclass
@@ -25,6 +40,10 @@ class Taken:
     foreign: float
     """Share of the machine that neither client nor server nor this program used."""
     flags: list = dataclasses.field(default_factory=list)
+    server_anonymous: int = 0
+    """The most anonymous memory of the server's processes, each at its own peak; 0 where nobody watched."""
+    stalls: int = 0
+    """Connections that the server let fall silent."""
 
 
 class Failed(Exception):
@@ -41,10 +60,12 @@ def share_two_cores():
     os.sched_setaffinity(0, cores()[:2])
 
 
-def run(command, log, environment=None, server=None, seconds=600):
-    """Runs `command` (a list) to its end under `launch.py`; `server` counts what it sent (see `web.Web`)."""
-    before = server.counters() if server else (0.0, 0, 0)
+def run(command, log, environment=None, server=None, seconds=600, watched=False):
+    """Runs `command` (a list) to its end under `launch.py`; `server` counts what it sent (see `web.Web`). `watched`: its memory is
+    sampled too, which costs a little of the processors."""
+    before = server.counters() if server else Counters(0.0)
     busy_before, own_before = _busy(), _own()
+    watches = [watch.Watch(pid, every=0.02) for pid in server.processes] if watched and server else []
     words = [sys.executable, "-I", "-S", str(_LAUNCH), str(log), *map(str, command)]
     # In a group of its own, so that all of it can be ended.
     with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as launcher:
@@ -56,18 +77,21 @@ def run(command, log, environment=None, server=None, seconds=600):
             if isinstance(ended, subprocess.TimeoutExpired):
                 raise Failed(f"{Path(command[0]).name} is not done after {seconds} s") from None
             raise
+        finally:
+            anonymous = sum(one.end() for one in watches)
     if launcher.returncode != 0 or not output:
         raise Failed(f"{command[0]}: the launcher ended with {launcher.returncode}")
     facts = json.loads(output)
     busy, own = _busy() - busy_before, _own() - own_before
-    after = server.counters() if server else (0.0, 0, 0)
+    after = server.counters() if server else before
     if facts["exit"] != 0:
         tail = Path(log).read_text(errors="replace").strip().splitlines()[-12:]
         raise Failed(f"{' '.join(map(str, command))}: exit {facts['exit']}\n" + "\n".join(tail))
-    cpu, server_cpu = facts["user"] + facts["system"], after[0] - before[0]
+    cpu, server_cpu = facts["user"] + facts["system"], after.cpu - before.cpu
     # Clocks tick in hundredths, one for each process and processor that is asked: a short run has no exact share.
     foreign = max(0.0, busy - cpu - server_cpu - own - 5 / _TICK) / (facts["wall"] * len(cores()))
-    return Taken(facts["wall"], cpu, server_cpu, facts["rss"], after[1] - before[1], after[2] - before[2], foreign)
+    return Taken(facts["wall"], cpu, server_cpu, facts["rss"], after.bytes - before.bytes, after.requests - before.requests, foreign,
+                 server_anonymous=anonymous, stalls=after.stalls)
 
 
 def process_cpu(pid):

@@ -17,8 +17,13 @@ class Node:
         self.daemon = daemon
 
     def counters(self):
-        """(processor seconds, 0, 0)"""
-        return measure.process_cpu(self.daemon.process.pid), 0, 0
+        """Processor seconds, and nothing else."""
+        return measure.Counters(measure.process_cpu(self.daemon.process.pid))
+
+    @property
+    def processes(self):
+        """Process ids."""
+        return [self.daemon.process.pid]
 
 
 def shards(tree):

@@ -50,22 +50,28 @@ def table(facts):
     def cpu(line):
         return line["client_cpu_per_gb"] + (line["server_cpu_per_gb"] if both else 0)
 
+    # Of the server only what is its own: the pages of files that it maps are the files'.
+    watched = any(line.get("server_anonymous") for line in lines.values())
+    own = " server's anonymous memory |" if watched else ""
     rows = [
         f"{facts['intro']}; {rounds(facts)}.",
         "",
-        f"| client | checks | GB/s | client CPU-s/GB | server CPU-s/GB | peak RSS | speed ÷ preheat | {'all' if both else 'client'} CPU ÷ preheat |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+        f"| client | checks | GB/s | client CPU-s/GB | server CPU-s/GB | client's peak RSS |{own} speed ÷ preheat | {'all' if both else 'client'} CPU ÷ preheat |",
+        "|---|---|--:|--:|--:|--:|--:|--:|" + ("--:|" if watched else ""),
     ]
     for name, line in lines.items():
-        mark = " ¹" if line["flags"] else ""
+        mark = (" ¹" if line["flags"] else "") + (" ²" if line["rounds"] < facts["rounds"] else "")
+        anonymous = f" {line['server_anonymous'] / 2**20:.0f} MiB |" if line.get("server_anonymous") else " |"
         rows.append(
             f"| {name}{mark} | {line['checks']} | {line['gb_per_second']:.2f} | {line['client_cpu_per_gb']:.2f} | {line['server_cpu_per_gb']:.2f} "
-            f"| {line['peak_rss'] / 2**20:.0f} MiB | {line['gb_per_second'] / first['gb_per_second']:.2f} "
+            f"| {line['peak_rss'] / 2**20:.0f} MiB |{anonymous if watched else ''} {line['gb_per_second'] / first['gb_per_second']:.2f} "
             f"| {cpu(line) / cpu(first):.2f} |"
         )
     if any(line["flags"] for line in lines.values()):
         flags = sorted({flag for line in lines.values() for flag in line["flags"]})
         rows += ["", "¹ " + "; ".join(flags)]
+    if few := sorted({line["rounds"] for line in lines.values() if line["rounds"] < facts["rounds"]}):
+        rows += ["", f"² Takes long: medians of {' or '.join(map(str, few))} rounds."]
     return "\n".join(rows)
 
 

@@ -15,7 +15,7 @@ def run(context):
     lines, times = {}, 5 if context.quick else 21
     for name, shards, each in (("4 shards", 4, 64 << 20), ("400 files", 398, 256 << 10)):
         directory = context.memory / "www" / name.replace(" ", "-")
-        context.model(directory, shards, each)
+        source = context.model(directory, shards, each)
         context.manifest(directory)
         with contextlib.ExitStack() as stack:
             work = context.memory / f"work-{name.replace(' ', '-')}"
@@ -24,7 +24,7 @@ def run(context):
             reference = f"{server.url}/{directory.name}"
             first = context.fetch(reference, work / "own")
             pinned = f"{reference}@{first['revision']}"
-            context.fetch(pinned, work / "own")
+            source.same("preheat fetch", context.fetch(pinned, work / "own")["path"])
             lines[f"{name}, direct"] = _repeat(context, times, server, work / "own", [pinned, "--direct", "--root", work / "own"], work)
             daemon = context.daemon(work / "root", work, server.url).start()
             stack.callback(daemon.kill)
@@ -44,7 +44,7 @@ def run(context):
 
 def _repeat(context, times, server, store, words, work):
     """The same fetch again and again, as processes."""
-    before, used = server.counters()[2], _allocated(store)
+    before, used = server.counters().requests, _allocated(store)
     taken = [measure.run([context.preheat, "fetch", *words], work / "again.log", clients.environment(), server) for _ in range(times)]
     done = subprocess.run([context.preheat, "fetch", *map(str, words), "--json"], stdout=subprocess.PIPE, check=True, env=clients.environment())
     told = json.loads(done.stdout.splitlines()[-1])
@@ -56,7 +56,7 @@ def _repeat(context, times, server, store, words, work):
         "milliseconds": statistics.median(wall),
         "slowest": max(wall),
         "cpu_milliseconds": statistics.mean(one.client_cpu for one in taken) * 1e3,
-        "origin_requests": server.counters()[2] - before,
+        "origin_requests": server.counters().requests - before,
         "bytes_placed": max(0, _allocated(store) - used) if told["placed"] is None else -1,
     }
 

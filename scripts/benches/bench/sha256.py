@@ -10,8 +10,8 @@ def run(context):
     """What was found; `report.text` tells it."""
     shards, each = (8, 16 << 20) if context.quick else (8, 512 << 20)
     root = context.memory / "www"
-    large = context.model(root / "models" / "big", shards, each)
-    model_bytes, files = sum(large.values()), sorted(large)
+    source = context.model(root / "models" / "big", shards, each)
+    files = source.names
     work = context.memory / "nginx"
     work.mkdir()
     hub = sites.Hub(work, root, "org/big", "models/big")
@@ -22,7 +22,7 @@ def run(context):
             clients.preheat(context.preheat, f"{server.url}/models/big", "preheat fetch http://, no SHA-256"),
             clients.floor(context.yardstick, server, "models/big", files, sha256=True, name="floor with SHA-256"),
             clients.s5cmd(server, "models", "big", files),
-            clients.hf(server, "org/big"),
+            clients.slow(clients.hf(server, "org/big")),
         ])
-        taken = rounds.play(contestants, context.memory, server, model_bytes, context.rounds, large)
-    return rounds.table(contestants, taken, model_bytes, f"{shards} × {each >> 20} MiB from a hub (nginx) whose large files lie behind redirects")
+        taken = rounds.play(contestants, context.memory, server, source, context.rounds)
+    return rounds.table(contestants, taken, source, f"{shards} × {each >> 20} MiB from a hub (nginx) whose large files lie behind redirects")

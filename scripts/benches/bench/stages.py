@@ -10,30 +10,30 @@ def run(context):
     """What was found; `report.text` tells it."""
     shards, each = (4, 32 << 20) if context.quick else (4, 512 << 20)
     root = context.memory / "www"
-    large = context.model(root / "models" / "big", shards, each)
-    model_bytes, files = sum(large.values()), sorted(large)
+    source = context.model(root / "models" / "big", shards, each)
+    files = source.names
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(web.Web(context.memory / "nginx", root))
+        fast = stack.enter_context(web.Web(context.memory / "nginx", root))
         plain = stack.enter_context(far.Far(context.yardstick, context.memory / "near", root))
         secure = stack.enter_context(far.Far(context.yardstick, context.memory / "far", root, tls=True))
 
-        def floor(name, source, *words, keep=False):
-            begin = [context.yardstick, "floor", source.url.split("://")[1], "/models/big/", *files, *words]
-            more = ["--authority", source.authority] if source is secure else []
-            return clients.Client(name, "", lambda out: begin + more + (["--out", out] if keep else []), keeps=keep, peer=False, server=source)
+        def floor(name, server, *words, keep=False):
+            begin = [context.yardstick, "floor", server.url.split("://")[1], "/models/big/", *files, *words]
+            more = ["--authority", server.authority] if server is secure else []
+            return clients.Client(name, "", lambda out: begin + more + (["--out", out] if keep else []), keeps=keep, peer=False, server=server)
 
         contestants = [
-            floor("receive", server, "--unhashed"),
-            floor("receive, BLAKE3", server),
-            floor("receive, BLAKE3, SHA-256", server, "--sha256"),
-            floor("receive, write", server, "--unhashed", keep=True),
-            floor("receive, BLAKE3, write", server, keep=True),
+            floor("receive", fast, "--unhashed"),
+            floor("receive, BLAKE3", fast),
+            floor("receive, BLAKE3, SHA-256", fast, "--sha256"),
+            floor("receive, write", fast, "--unhashed", keep=True),
+            floor("receive, BLAKE3, write", fast, keep=True),
             # From one server, which copies what it sends: nginx leaves the first copy to the receiver.
             floor("receive, of the yardstick", plain, "--unhashed"),
             floor("receive over TLS, of the yardstick", secure, "--unhashed"),
         ]
-        taken = rounds.play(contestants, context.memory, server, model_bytes, context.rounds, large)
-    cost = {name: rounds.medians(runs, model_bytes)["client_cpu_per_gb"] for name, runs in taken.items()}
+        taken = rounds.play(contestants, context.memory, fast, source, context.rounds)
+    cost = {name: rounds.medians(runs, source.bytes)["client_cpu_per_gb"] for name, runs in taken.items()}
     facts = {
         "socket": cost["receive"],
         "tls": cost["receive over TLS, of the yardstick"] - cost["receive, of the yardstick"],
@@ -41,7 +41,7 @@ def run(context):
         "sha256": cost["receive, BLAKE3, SHA-256"] - cost["receive, BLAKE3"],
         "write": cost["receive, write"] - cost["receive"],
         "floor": cost["receive, BLAKE3, write"],
-        "bytes": model_bytes,
+        "bytes": source.bytes,
     }
     names = {"socket": "receive from a socket", "tls": "TLS on top", "blake3": "BLAKE3", "sha256": "SHA-256", "write": "write to memory (tmpfs)",
              "floor": "receive, BLAKE3 and write together"}

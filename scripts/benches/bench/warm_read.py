@@ -10,16 +10,16 @@ from . import clients, node, rounds, web
 def run(context):
     """What was found; `report.text` tells it."""
     shards, each = (4, 32 << 20) if context.quick else (4, 512 << 20)
-    source = context.disk / "www" / "models" / "big"
-    large = context.model(source, shards, each)
-    model_bytes = sum(large.values())
+    source = context.model(context.disk / "www" / "models" / "big", shards, each)
     work = context.disk / "work"
     work.mkdir()
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(web.Web(work / "nginx", context.disk / "www"))
         facts = context.fetch(f"{server.url}/models/big", work / "root")
     copied = work / "copied"
-    shutil.copytree(source, copied)
+    shutil.copytree(source.directory, copied)
+    for name, tree in (("preheat's tree", facts["path"]), ("the copy", copied)):
+        source.same(name, tree)
     program = clients.PROGRAMS / "touch.py"
 
     def reads(way, directory):
@@ -32,5 +32,5 @@ def run(context):
         clients.Client("mmap, preheat's tree", "–", reads("mmap", facts["path"]), keeps=False, peer=False),
         clients.Client("mmap, placed by cp", "–", reads("mmap", copied), keeps=False),
     ])
-    taken = rounds.play(contestants, context.memory, None, model_bytes, context.rounds, large)
-    return rounds.table(contestants, taken, model_bytes, f"{shards} × {each >> 20} MiB in the page cache, one byte of each page looked at, Python's start included")
+    taken = rounds.play(contestants, context.memory, None, source, context.rounds)
+    return rounds.table(contestants, taken, source, f"{shards} × {each >> 20} MiB in the page cache, one byte of each page looked at, Python's start included")

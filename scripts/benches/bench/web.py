@@ -98,7 +98,7 @@ class Web:
             victim.kill([self._process])
 
     def counters(self):
-        """(processor seconds, body bytes, requests) so far."""
+        """What it has done so far."""
         with open(self.work / "access.log", "rb") as log:
             log.seek(self._read)
             text = log.read()
@@ -107,7 +107,7 @@ class Web:
         for line in text[:whole].splitlines():
             self._bytes += int(line.split(b" ", 2)[1])
             self._requests += 1
-        return sum(map(measure.process_cpu, self.processes)), self._bytes, self._requests
+        return measure.Counters(sum(map(measure.process_cpu, self.processes)), self._bytes, self._requests)
 
 
 def _location(path, answer):

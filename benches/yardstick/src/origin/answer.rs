@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -33,17 +32,22 @@ pub(crate) fn converse<S: Read + Write>(site: &Site, stream: S, turn: &mut Turn<
     let mut stream = BufReader::with_capacity(LINE_BYTES as usize, stream);
     let mut piece = vec![0; PIECE];
     while let Some(asked) = read(&mut stream)? {
-        site.requests.fetch_add(1, Ordering::Relaxed);
-        if asked.path == "/-/counters" {
+        // What is asked of the origin itself, by who measures with it: no request of a client's.
+        match asked.path.as_str() {
+            "/-/run" => site.link.run(true),
+            "/-/run?faults=none" => site.link.run(false),
+            _ => {}
+        }
+        if asked.path.starts_with("/-/") {
             let text = site.counters();
             write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())?;
         } else {
+            site.requests.fetch_add(1, Ordering::Relaxed);
             turn.first_byte();
             if !answer(site, &mut stream, &asked, turn, &mut piece)? {
-                // Held open, silent: what a client must find out by itself.
-                loop {
-                    std::thread::sleep(Duration::from_secs(3600));
-                }
+                // Held open, silent, until the client gives up: what it must find out by itself.
+                while stream.read(&mut piece)? > 0 {}
+                return Ok(());
             }
         }
         stream.get_mut().flush()?;

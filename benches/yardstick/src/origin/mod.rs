@@ -1,6 +1,6 @@
-//! An origin as far away as it is told to be, for what a loopback cannot show: a wait before each first byte, a rate that one
-//! connection has, a link that all share, connections that fall silent, TLS. It also serves models that it makes while they are
-//! read, larger than this machine could store twice.
+//! An origin as far away as it is told to be, for what a loopback cannot show: the round trips of a new connection, a wait before
+//! each first byte, a rate that one connection has, a link that all share, connections that fall silent, TLS. It also serves models
+//! that it makes while they are read, larger than this machine could store twice.
 //!
 //! A thread a connection, blocking: what it costs must be little and the same whoever asks. The kernel's own means for this
 //! (netem) are missing on many machines.
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ProtocolVersion, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 #[derive(clap::Args)]
@@ -85,7 +85,14 @@ fn serve(site: &Site, stream: TcpStream, tls: Option<Arc<ServerConfig>>) -> Resu
     match tls {
         None => answer::converse(site, stream, &mut turn),
         Some(config) => {
-            let mut connection = ServerConnection::new(config)?;
+            let (mut connection, mut stream) = (ServerConnection::new(config)?, stream);
+            site.link.round_trip();
+            while connection.is_handshaking() {
+                connection.complete_io(&mut stream)?;
+            }
+            if connection.protocol_version() == Some(ProtocolVersion::TLSv1_2) {
+                site.link.round_trip();
+            }
             // A whole piece goes through at once.
             connection.set_buffer_limit(Some(1 << 20));
             answer::converse(site, StreamOwned::new(connection, stream), &mut turn)
@@ -112,7 +119,11 @@ impl Site {
     }
 
     fn counters(&self) -> String {
-        json!({"bytes": self.bytes.load(Ordering::Relaxed), "requests": self.requests.load(Ordering::Relaxed)})
-            .to_string()
+        json!({
+            "bytes": self.bytes.load(Ordering::Relaxed),
+            "requests": self.requests.load(Ordering::Relaxed),
+            "stalls": self.link.stalls(),
+        })
+        .to_string()
     }
 }
