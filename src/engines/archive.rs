@@ -120,11 +120,12 @@ pub fn export(
 // === impl Engines ===
 
 impl Engines {
-    /// Takes an archive in, for all who may ask this node. Blocking.
+    /// Takes an archive in, for all who may ask this node. `operator`: it may take the place of a newer one. Blocking.
     ///
     /// # Errors
-    /// `Denied` for what no trusted signer vouches for, `Corrupt`, `Refused`, `NoSpace`, the store.
-    pub fn import(&self, scope: &Tenant, archive: &mut dyn Read) -> Result<BundleRef, EngineError> {
+    /// `Denied` for what no trusted signer vouches for, and for what is older than what is here; `Corrupt`, `Refused`, `NoSpace`,
+    /// the store.
+    pub fn import(&self, scope: &Tenant, operator: bool, archive: &mut dyn Read) -> Result<BundleRef, EngineError> {
         let inner = &self.inner;
         let mut archive = Hashing { inner: archive, hasher: blake3::Hasher::new() };
         let mut magic = [0; MAGIC.len()];
@@ -150,6 +151,9 @@ impl Engines {
         if expected.size > limit {
             let why = format!("has {} bytes, engines.bundle_bytes_max is {limit}", expected.size);
             return Err(EngineError::refused(format!("bundle {id}"), why));
+        }
+        if !operator {
+            self.check_newest(scope, &bundle)?;
         }
         let files = bundle.manifest.files();
         let pieces = files.iter().map(|entry| Piece::Given { size: entry.size }).collect();
@@ -180,5 +184,21 @@ impl Engines {
         let key: Hash = bundle.key.digest();
         self.keep_versions(&Tenant::node(), &key);
         inner.reference(scope, &held)
+    }
+
+    /// What comes last is what everybody on the node is given. So that nobody puts back what a signer has replaced, what one may
+    /// restore is not followed by what is older.
+    fn check_newest(&self, scope: &Tenant, bundle: &Bundle) -> Result<(), EngineError> {
+        let inner = &self.inner;
+        for model in shelf::records(&inner.store, &[Tenant::node()], Some(&bundle.key.digest())) {
+            let Some(held) = inner.read(&model)? else { continue };
+            let standing = inner.reference(scope, &held)?.standing;
+            if held.bundle.captured_at > bundle.captured_at && inner.verdict(scope, &held, &standing).is_ok() {
+                let why =
+                    format!("bundle {} of the same key is newer: only an operator puts an older one back", held.id);
+                return Err(EngineError::Denied { what: "the archive".to_owned(), why });
+            }
+        }
+        Ok(())
     }
 }

@@ -7,6 +7,8 @@
 //! one stays, and files that differ are counted.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::PathBuf;
 
 use tokio::sync::OwnedMutexGuard;
 
@@ -36,9 +38,12 @@ pub struct Capturing {
     engines: Engines,
     scope: Tenant,
     draft: Draft,
-    packing: Packing,
+    /// Begun with the first byte: room is made for what comes, not for what is announced.
+    packing: Option<Packing>,
     /// All files of the pack, in its order.
     files: Vec<Planned>,
+    /// The pack that some of them are taken over from.
+    union: Option<(File, PathBuf)>,
     /// What there was under the key.
     before: Option<Held>,
     _turn: OwnedMutexGuard<()>,
@@ -78,6 +83,11 @@ impl Engines {
     }
 
     async fn begin(&self, scope: &Tenant, draft: Draft) -> Result<Begun, EngineError> {
+        if !scope.is_somebody() {
+            let why = "who asks without a token over the loopback address may be any user of this machine, and what is captured is \
+                       given to nobody else: use the daemon's Unix socket, or give the daemon a token (server.token_file)";
+            return Err(EngineError::Denied { what: "a capture".to_owned(), why: why.to_owned() });
+        }
         check(&draft, self.inner.policy.config().bundle_bytes_max.0)?;
         if draft.files.is_empty() {
             return Ok(Begun::Done(Box::new(Captured::Nothing)));
@@ -110,10 +120,9 @@ impl Engines {
             let files = plan(&draft, union);
             let total: u64 = files.iter().map(|file| file.size).sum();
             check_size(total, engines.inner.policy.config().bundle_bytes_max.0)?;
-            let pieces = files.iter().map(Planned::piece).collect();
-            let pack = union.map(Held::open_pack).transpose()?;
-            let packing = Packing::begin(&engines.inner.store, &scope, pieces, pack)?;
-            Ok(Begun::Wanted(Box::new(Capturing { engines, scope, draft, packing, files, before, _turn: turn })))
+            let union = union.map(Held::open_pack).transpose()?;
+            let packing = None;
+            Ok(Begun::Wanted(Box::new(Capturing { engines, scope, draft, packing, files, union, before, _turn: turn })))
         })
         .await
     }
@@ -172,10 +181,25 @@ impl Capturing {
     /// # Errors
     /// More than the draft says; the store.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
-        self.packing.push(bytes)
+        self.packing()?.push(bytes)
     }
 
-    /// All bytes are in.
+    /// Bytes that are still to come.
+    #[must_use]
+    pub fn announced(&self) -> u64 {
+        self.draft.files.iter().map(|file| file.size).sum()
+    }
+
+    fn packing(&mut self) -> Result<&mut Packing, EngineError> {
+        if self.packing.is_none() {
+            let pieces = self.files.iter().map(Planned::piece).collect();
+            let store = &self.engines.inner.store;
+            self.packing = Some(Packing::begin(store, &self.scope, pieces, self.union.take())?);
+        }
+        self.packing.as_mut().ok_or(EngineError::Defect)
+    }
+
+    /// All bytes are in. Their number is held against the draft's.
     ///
     /// # Errors
     /// Fewer bytes than the draft says; the store.
@@ -198,10 +222,12 @@ impl Capturing {
     }
 
     /// The bundle, on the node. Also what is to be published of it.
-    fn shelve(self) -> Result<(Captured, Option<Publication>), EngineError> {
-        let Self { engines, scope, draft, packing, files, before, _turn } = self;
+    fn shelve(mut self) -> Result<(Captured, Option<Publication>), EngineError> {
+        // All of its files may be empty.
+        self.packing()?;
+        let Self { engines, scope, draft, packing, files, before, _turn, .. } = self;
         let inner = &engines.inner;
-        let (pack, hashes) = packing.finish()?;
+        let (pack, hashes) = packing.ok_or(EngineError::Defect)?.finish()?;
         let entries: Vec<ManifestEntry> = files.iter().zip(hashes).map(|(file, hash)| file.entry(hash)).collect();
         let manifest = Manifest::new(Kind::Bundle, entries).map_err(|error| EngineError::Document(error.into()))?;
         if let Some(before) = before.as_ref().filter(|before| before.bundle.manifest == manifest) {

@@ -77,7 +77,7 @@ impl Config {
         if let Err(problem) = self.shared() {
             problems.push(format!("engines.origin: {problem}"));
         }
-        for scope in self.publish.iter().filter(|scope| scope.is_open()) {
+        for scope in self.publish.iter().filter(|scope| !scope.is_somebody()) {
             problems.push(format!("engines.publish: `{scope}` is nobody's identity; name the scopes of who captures"));
         }
         if !self.publish.is_empty() && self.signing_key_file.is_none() {
@@ -135,7 +135,7 @@ mod tests {
         let signer = |name: &str| SignerConfig { name: name.to_owned(), key };
         let config = Config {
             origin: Some("s3://bucket@main".to_owned()),
-            publish: vec![Tenant::of_uid(1), Tenant::node()],
+            publish: vec![Tenant::of_uid(1), Tenant::node(), Tenant::of_loopback(), Tenant::default()],
             signers: vec![signer("ci"), signer("")],
             versions_max: 0,
             bundle_bytes_max: ByteSize(0),
@@ -147,6 +147,6 @@ mod tests {
         {
             assert!(problems.iter().any(|problem| problem.contains(says)), "{says}: {problems:?}");
         }
-        assert_eq!(problems.len(), 7);
+        assert_eq!(problems.len(), 9);
     }
 }

@@ -176,6 +176,8 @@ impl Guard {
             entries => entries.map_err(|error| EngineError::io("list", &self.directory, error))?,
         };
         let scopes = entries.filter_map(|entry| Tenant::try_from(entry.ok()?.file_name().into_string().ok()?).ok());
+        // One that is nobody's in particular may be the same user as another.
+        let scopes = scopes.filter(Tenant::is_somebody);
         scopes.map(|scope| self.read(&scope, bundle)).collect()
     }
 

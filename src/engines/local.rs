@@ -12,6 +12,7 @@ use super::config::Config;
 use super::library::{
     AttemptEnd, AttemptId, BundleRef, BundleView, Capture, Captured, Library, Lookup, Near, RunReport,
 };
+use super::publishing::Damaged;
 use super::sending::{Sending, until_settled};
 use super::unpacking::{Restored, unpack};
 use super::{Begun, EngineError, Engines, blocking};
@@ -30,6 +31,7 @@ pub struct LocalLibrary {
     origins: Origins,
     scope: Tenant,
     metrics: Arc<Metrics>,
+    damaged: Damaged,
 }
 
 /// How long a call waits for another command that has the store open. A capture of some GB takes that long on a slow disk.
@@ -48,7 +50,7 @@ impl LocalLibrary {
     /// Settings that cannot work, a root that is no store or another's.
     pub async fn open(root: &Path, config: Config, origins: Origins) -> Result<Self, EngineError> {
         let (scope, metrics) = (Tenant::of_uid(own_uid()), Arc::new(Metrics::new()));
-        let library = Self { root: root.to_owned(), config, origins, scope, metrics };
+        let library = Self { root: root.to_owned(), config, origins, scope, metrics, damaged: Damaged::default() };
         // What is wrong with it is told here and not in the middle of a start.
         library.close(library.engines().await?).await?;
         Ok(library)
@@ -66,10 +68,10 @@ impl LocalLibrary {
     /// `Locked` by a daemon, or by another command for too long; those of the store.
     pub async fn engines(&self) -> Result<(Engines, Store), EngineError> {
         let (root, config, origins) = (self.root.clone(), self.config.clone(), self.origins.clone());
-        let metrics = Arc::clone(&self.metrics);
+        let (metrics, damaged) = (Arc::clone(&self.metrics), self.damaged.clone());
         blocking(move || {
             let store = open(&root)?;
-            Ok((Engines::new(config, store.clone(), &origins, metrics)?, store))
+            Ok((Engines::knowing(damaged, config, store.clone(), &origins, metrics)?, store))
         })
         .await
     }
@@ -161,7 +163,7 @@ impl Library for LocalLibrary {
     async fn import(&self, mut archive: Box<dyn Read + Send>) -> Result<BundleRef, EngineError> {
         let store = self.engines().await?;
         let (engines, scope) = (store.0.clone(), self.scope.clone());
-        let outcome = blocking(move || engines.import(&scope, archive.as_mut())).await;
+        let outcome = blocking(move || engines.import(&scope, true, archive.as_mut())).await;
         self.close(store).await?;
         outcome
     }

@@ -30,6 +30,7 @@ mod packing;
 mod policy;
 mod prewarm;
 pub mod profile;
+mod publishing;
 mod roots;
 pub mod run;
 mod secrets;
@@ -38,6 +39,7 @@ mod sending;
 mod service;
 mod shared;
 mod shelf;
+mod trust;
 mod unpacking;
 
 pub use archive::export;
@@ -56,6 +58,7 @@ pub use secrets::secrets_of;
 pub use sending::{Sending, until_settled};
 pub use service::{Engines, Opened};
 pub use shelf::is_bundle;
+pub use trust::Trust;
 pub use unpacking::{Restored, unpack, unpack_stream};
 
 /// Seconds since the epoch.

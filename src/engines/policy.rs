@@ -5,6 +5,7 @@
 //! node's operator has named vouches for it.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
@@ -15,6 +16,7 @@ use super::library::Refusal;
 use super::shelf::{Held, read_limited};
 use crate::model::{Bundle, BundleId, Signature, Signer, SigningKey, Tenant};
 use crate::sys::mutant::mutant;
+use crate::sys::peer::own_uid;
 
 /// The policy of a node.
 #[derive(Debug)]
@@ -64,7 +66,7 @@ impl Policy {
 
     /// The key, if captures of this scope are signed and published. `asserted`: the engine key rests on a facts file.
     pub(super) fn signs_for(&self, scope: &Tenant, bundle: &Bundle) -> Option<&SigningKey> {
-        let publishes = self.config.publish.contains(scope) && !bundle.key.is_asserted();
+        let publishes = self.config.publish.contains(scope) && scope.is_somebody() && !bundle.key.is_asserted();
         self.key.as_ref().filter(|_| publishes)
     }
 
@@ -78,7 +80,9 @@ impl Policy {
 
     /// Whether a bundle that is here may be restored for a scope.
     pub(super) fn verdict(&self, scope: &Tenant, held: &Held) -> Result<(), Refusal> {
-        let own = (held.scope == *scope || mutant("scopes_ignored")) && held.scope != Tenant::node();
+        // Who asks over the loopback address without a token may be any user of the machine.
+        let own =
+            (held.scope == *scope && scope.is_somebody()) || (mutant("scopes_ignored") && held.scope != Tenant::node());
         if own && held.signature.is_none() && !self.config.require_signature {
             // Captured here, under the same identity.
             let revoked = self.revoked().map_err(|detail| Refusal::Unavailable { detail })?;
@@ -125,6 +129,15 @@ impl Policy {
 
 fn read_key(path: &Path) -> Result<SigningKey, EngineError> {
     let what = || format!("signing key {}", path.display());
+    if let Ok(facts) = fs::metadata(path) {
+        // A secret that Kubernetes mounts is root's, and read through the group by a daemon that is not root.
+        let open = if facts.uid() == 0 && own_uid() != 0 { 0o037 } else { 0o077 };
+        if facts.mode() & open != 0 {
+            let mode = facts.mode() & 0o777;
+            let why = format!("it has mode {mode:o}, so that others than its owner may use it: chmod 600");
+            return Err(EngineError::refused(what(), why));
+        }
+    }
     let text = read_limited(path, KEY_LIMIT)?.ok_or_else(|| EngineError::refused(what(), "there is no such file"))?;
     let text = String::from_utf8(text).map_err(|_| EngineError::refused(what(), "it is not text"))?;
     SigningKey::parse(&text).map_err(|error| EngineError::refused(what(), error.to_string()))
@@ -221,7 +234,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("key.pem");
         let error = || Policy::new(Config { signing_key_file: Some(file.clone()), ..Config::default() }).unwrap_err();
+        let mode = |mode| fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
         assert!(error().to_string().contains("no such file"));
+        fs::write(&file, SigningKey::generate().unwrap().1).unwrap();
+        for open in [0o644, 0o640, 0o620, 0o604, 0o602] {
+            mode(open);
+            let error = error().to_string();
+            assert!(error.contains("key.pem") && error.contains("chmod 600"), "{open:o}: {error}");
+        }
+        mode(0o600);
+        assert!(Policy::new(Config { signing_key_file: Some(file.clone()), ..Config::default() }).is_ok());
         fs::write(&file, "ssh-ed25519 AAAA").unwrap();
         let error = error().to_string();
         assert!(error.contains("key.pem") && error.contains("keygen"), "{error}");

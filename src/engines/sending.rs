@@ -9,6 +9,7 @@ use super::EngineError;
 use super::gather::{Files, Gathered, check_unchanged, gather};
 use super::library::{Capture, Captured, Draft, DraftFile};
 use super::secrets::Secrets;
+use crate::base::ErrorKind;
 
 /// A capture that has been listed.
 #[derive(Debug)]
@@ -20,26 +21,36 @@ pub struct Sending {
 
 /// Tries of a capture while somebody still writes.
 const TRIES: u32 = 3;
+/// Tries of one that the node has no room for: 1, 2, 4, ... seconds apart, a minute in all.
+const BUSY_TRIES: u32 = 6;
 /// Between two of them.
 const SETTLING: Duration = Duration::from_secs(1);
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
 
-/// Captures, again while what is captured still changes.
+/// Captures, again while what is captured still changes, or the node is busy.
 ///
 /// # Errors
-/// Those of the capture; `Changed` if it has not settled in the end.
+/// Those of the capture; `Changed` if it has not settled in the end, `Busy` if the node takes no more.
 pub async fn until_settled<F>(capture: impl Fn() -> F) -> Result<Captured, EngineError>
 where
     F: Future<Output = Result<Captured, EngineError>>,
 {
-    for _ in 1..TRIES {
+    let (mut changed, mut busy) = (1, 0);
+    loop {
         match capture().await {
-            Err(EngineError::Changed { .. }) => tokio::time::sleep(SETTLING).await,
+            Err(EngineError::Changed { .. }) if changed < TRIES => {
+                changed += 1;
+                tokio::time::sleep(SETTLING).await;
+            }
+            // The node takes so many at once; it is soon through with them.
+            Err(error) if error.kind() == ErrorKind::Busy && busy < BUSY_TRIES => {
+                tokio::time::sleep(SETTLING * 2_u32.pow(busy)).await;
+                busy += 1;
+            }
             outcome => return outcome,
         }
     }
-    capture().await
 }
 
 // === impl Sending ===

@@ -14,6 +14,7 @@ use super::library::{
     AttemptEnd, AttemptId, BundleRef, BundleView, Lookup, Near, Outcome, Refusal, Refused, RunReport, Standing,
 };
 use super::policy::Policy;
+use super::publishing::Damaged;
 use super::shared::Shared;
 use super::shelf::{self, Held};
 use super::{EngineError, blocking};
@@ -41,6 +42,8 @@ pub(super) struct Inner {
     pub(super) metrics: Arc<Metrics>,
     /// Who captures or fetches for which scope and key: one at a time, so that the others find what the first has made.
     turns: Mutex<HashMap<(Tenant, Hash), Turn>>,
+    /// What a fetch has found to be damaged there.
+    pub(super) damaged: Damaged,
     /// What the last fetch from the shared origin gave, in bytes a second; 0: none yet.
     pub(super) rate: AtomicU64,
     /// Publishing that nobody waits for.
@@ -78,12 +81,23 @@ impl Engines {
     /// # Errors
     /// A signing key, a list of revocations or a shared origin that cannot be used.
     pub fn new(config: Config, store: Store, origins: &Origins, metrics: Arc<Metrics>) -> Result<Self, EngineError> {
+        Self::knowing(Damaged::default(), config, store, origins, metrics)
+    }
+
+    /// The same, with what an earlier one has found at the shared origin.
+    pub(super) fn knowing(
+        damaged: Damaged,
+        config: Config,
+        store: Store,
+        origins: &Origins,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, EngineError> {
         let shared = Shared::new(&config, origins)?;
         let (directory, temporaries) = store.engines_directory();
         let guard = Guard::new(directory, temporaries, store.options().boot.clone());
         let policy = Policy::new(config)?;
         let (turns, background, rate) = (Mutex::default(), Gate::default(), AtomicU64::new(0));
-        Ok(Self { inner: Arc::new(Inner { store, policy, shared, guard, metrics, turns, rate, background }) })
+        Ok(Self { inner: Arc::new(Inner { store, policy, shared, guard, metrics, turns, damaged, rate, background }) })
     }
 
     /// Waits for what is being published.
@@ -210,7 +224,8 @@ impl Engines {
         }
         blocking(move || {
             engines.inner.held(&scope, &id)?;
-            engines.inner.guard.end(&scope, &id, &attempt, end, operator)
+            // Nobody in particular speaks for nobody else.
+            engines.inner.guard.end(&scope, &id, &attempt, end, operator && scope.is_somebody())
         })
         .await
     }

@@ -7,10 +7,7 @@
 //! keys/<engine key>.json      which bundle it is for a key
 //! ```
 //!
-//! They are written in this order, so that who finds a key finds all of it; what a kill leaves is named by its digest and found
-//! again by the next. Whoever is first at a key stays there ([`Existing::Keep`]), and a newer version takes its place only if it
-//! came out of what stands there, or was asked to. The places know no comparison of both: of two that replace at once one is lost,
-//! and its nodes have theirs all the same.
+//! How they are written is in [`super::publishing`].
 //!
 //! Nothing of it is believed: a document is held against its id, its signature and the key it was asked for; a pack against the
 //! document. Whoever may write there can take bundles away and put older ones back, and no more than that.
@@ -22,13 +19,13 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use super::capture::Publication;
 use super::config::Config;
 use super::library::{Refusal, Refused};
-use super::seekable::{Table, compress, decompress};
+use super::seekable::{Table, decompress};
 use super::service::Engines;
-use super::shelf::{self, Held};
+use super::shelf;
 use super::{EngineError, blocking};
+use crate::base::ErrorKind;
 use crate::digest::{GROUP_BYTES, Hash};
 use crate::model::sink::{Content, Existing, Put, Sink, Stored};
 use crate::model::source::{Origin, RemoteFile, SourceError, read_range};
@@ -38,7 +35,6 @@ use crate::model::{
 };
 use crate::origin::Origins;
 use crate::store::{BlobHold, Partial, Store};
-use crate::sys::durable::temporary_name;
 use crate::telemetry::metrics::Which;
 
 /// The place.
@@ -52,17 +48,17 @@ pub(super) struct Shared {
 /// What is for a key.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Pointer {
-    format: String,
-    version: u32,
-    key: Hash,
-    bundle: BundleId,
+pub(super) struct Pointer {
+    pub(super) format: String,
+    pub(super) version: u32,
+    pub(super) key: Hash,
+    pub(super) bundle: BundleId,
 }
 
 /// A bundle at the shared origin that may be restored, without its pack.
 #[derive(Debug)]
-struct Offered {
-    bundle: Bundle,
+pub(super) struct Offered {
+    pub(super) bundle: Bundle,
     signature: Signature,
 }
 
@@ -115,7 +111,7 @@ impl Shared {
     }
 
     /// The bundle that stands at a key.
-    async fn pointer(&self, key: &Hash) -> Result<Option<BundleId>, EngineError> {
+    pub(super) async fn pointer(&self, key: &Hash) -> Result<Option<BundleId>, EngineError> {
         let path = path(format!("keys/{key}.json"))?;
         let Some(text) = self.small(&path, POINTER_LIMIT).await? else { return Ok(None) };
         let corrupt = |detail: String| EngineError::Corrupt { what: self.sink.locator(&path), detail };
@@ -126,20 +122,29 @@ impl Shared {
         Ok(Some(pointer.bundle))
     }
 
-    async fn put(&self, path: &FilePath, content: Content, existing: Existing) -> Result<Put, EngineError> {
+    pub(super) async fn put(&self, path: &FilePath, content: Content, existing: Existing) -> Result<Put, EngineError> {
         Ok(self.sink.put(path, &content, existing, Arc::new(|_| {})).await?)
+    }
+
+    /// A pack's object and the table of its frames.
+    ///
+    /// # Errors
+    /// `Corrupt` for one that is missing, or cannot be the pack by its size or its table.
+    pub(super) async fn table(&self, pack: Pack) -> Result<(RemoteFile, Table), EngineError> {
+        let path = pack_path(pack)?;
+        let missing = || EngineError::Corrupt { what: self.sink.locator(&path), detail: "it is missing".to_owned() };
+        let stored = self.head(&path).await?.ok_or_else(missing)?;
+        let object = self.remote(&path, &stored);
+        let length = Table::length(pack.size).min(stored.size);
+        let tail = self.range(&object, stored.size - length..stored.size).await?;
+        let table = Table::parse(&tail, stored.size, pack.size)?;
+        Ok((object, table))
     }
 
     /// Fetches a pack into the store, going on where an earlier fetch broke off.
     async fn fetch_pack(&self, store: &Store, pack: Pack) -> Result<BlobHold, EngineError> {
-        let object_path = path(format!("packs/{}.zst", pack.blake3))?;
-        let missing =
-            || EngineError::Corrupt { what: self.sink.locator(&object_path), detail: "it is missing".to_owned() };
-        let stored = self.head(&object_path).await?.ok_or_else(missing)?;
-        let object = self.remote(&object_path, &stored);
-        let length = Table::length(pack.size).min(stored.size);
-        let tail = self.range(&object, stored.size - length..stored.size).await?;
-        let table = Table::parse(&tail, stored.size, pack.size)?;
+        let object_path = pack_path(pack)?;
+        let (object, table) = self.table(pack).await?;
         let key = FlightKey::new(&Tenant::node(), &self.id, object_path.as_str(), "-", pack.size);
         let keeper = store.clone();
         let partial = blocking(move || {
@@ -189,67 +194,6 @@ impl Shared {
         })
         .await
     }
-
-    /// Writes all of a bundle. False: another stands at its key, and stays there.
-    async fn publish(&self, store: &Store, publication: &Publication) -> Result<bool, EngineError> {
-        let Publication { held, replaces } = publication;
-        let (Some(signature), Some(pack)) = (&held.signature, held.bundle.pack) else { return Ok(false) };
-        let key = held.bundle.key.digest();
-        let standing = match self.pointer(&key).await {
-            // Whatever stands there is of no use to anybody.
-            Err(EngineError::Corrupt { .. }) => None,
-            standing => standing?,
-        };
-        let gives_way = match (standing, replaces) {
-            (None, _) | (Some(_), Some(None)) => true,
-            (Some(theirs), _) if theirs == held.id => return Ok(true),
-            (Some(theirs), Some(Some(older))) => theirs == *older,
-            (Some(_), None) => false,
-        };
-        if !gives_way {
-            return Ok(false);
-        }
-        self.publish_pack(store, held, pack).await?;
-        let document = Content::Bytes(held.document.to_vec().into());
-        self.put(&path(format!("bundles/{}.json", held.id))?, document, Existing::Keep).await?;
-        let signature = Content::Bytes(signature.to_json().into());
-        // The same document may have been signed by another key: ours is the one that is known to fit.
-        self.put(&path(format!("bundles/{}.sig", held.id))?, signature, Existing::Replace).await?;
-        let pointer = Pointer { format: "preheat-engine".to_owned(), version: 1, key, bundle: held.id };
-        let pointer = Content::Bytes(serde_json::to_vec(&pointer).unwrap_or_default().into());
-        let existing = if replaces.is_some() && standing.is_some() { Existing::Replace } else { Existing::Keep };
-        let put = self.put(&path(format!("keys/{key}.json"))?, pointer, existing).await?;
-        Ok(put == Put::Created || self.pointer(&key).await? == Some(held.id))
-    }
-
-    async fn publish_pack(&self, store: &Store, held: &Held, pack: Pack) -> Result<(), EngineError> {
-        let object = path(format!("packs/{}.zst", pack.blake3))?;
-        if self.head(&object).await?.is_some() {
-            return Ok(());
-        }
-        let (store, held) = (store.clone(), held.clone());
-        let (temporary, size, _room) = blocking(move || {
-            let room = store.reserve(pack.size, &[])?;
-            let temporary = store.engines_directory().1.join(temporary_name());
-            let removed = Temporary(temporary.clone());
-            let size = compress(&held.open_pack()?.0, pack.size, &temporary)?;
-            Ok((removed, size, room))
-        })
-        .await?;
-        let content = Content::File { path: temporary.0.clone(), size, blake3: None };
-        self.put(&object, content, Existing::Keep).await.map(drop)
-    }
-}
-
-/// A file that goes with this value.
-#[derive(Debug)]
-struct Temporary(std::path::PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // What stays is swept when the store is opened.
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 // === impl Engines ===
@@ -286,15 +230,15 @@ impl Engines {
             Ok(offered) => offered,
             Err(why) => return refused(why),
         };
-        let Some(pack) = bundle.pack else {
+        let Some(wanted) = bundle.pack else {
             return refused(Refusal::Unavailable { detail: "it is used in place and is not shared".to_owned() });
         };
         let limit = self.inner.policy.config().bundle_bytes_max.0;
-        if pack.size > limit {
-            return refused(Refusal::TooLarge { bytes: pack.size, limit });
+        if wanted.size > limit {
+            return refused(Refusal::TooLarge { bytes: wanted.size, limit });
         }
-        let (begun, size) = (std::time::Instant::now(), pack.size);
-        let pack = match shared.fetch_pack(&self.inner.store, pack).await {
+        let (begun, size) = (std::time::Instant::now(), wanted.size);
+        let pack = match shared.fetch_pack(&self.inner.store, wanted).await {
             Ok(pack) => {
                 // Small ones say more of latency than of the rate.
                 if size >= RATED {
@@ -303,10 +247,8 @@ impl Engines {
                 }
                 pack
             }
-            Err(error @ EngineError::Corrupt { .. }) => {
-                return refused(Refusal::Corrupt { detail: error.to_string() });
-            }
-            Err(EngineError::Store(error)) if error.kind() == crate::base::ErrorKind::Corrupt => {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.inner.damaged.note(wanted.blake3);
                 return refused(Refusal::Corrupt { detail: error.to_string() });
             }
             Err(error) => return Err(error),
@@ -330,7 +272,7 @@ impl Engines {
     }
 
     /// The document and signature of a bundle at the shared origin, checked.
-    async fn offered(
+    pub(super) async fn offered(
         &self,
         shared: &Shared,
         key: &Hash,
@@ -361,34 +303,6 @@ impl Engines {
         }
         Ok(Ok(Offered { bundle, signature }))
     }
-
-    /// Publishes without anybody waiting for it.
-    pub(super) fn publish_later(&self, publication: Publication) {
-        if self.inner.shared.is_none() {
-            return;
-        }
-        let engines = self.clone();
-        // The handle is not needed: closing the gate waits for it.
-        let _publishing = self.inner.background.spawn("engine publish", async move {
-            let Some(shared) = &engines.inner.shared else { return };
-            let id = publication.held.id;
-            let which = match shared.publish(&engines.inner.store, &publication).await {
-                Ok(true) => {
-                    tracing::info!(bundle = %id, "an engine bundle is published");
-                    "published"
-                }
-                Ok(false) => {
-                    tracing::info!(bundle = %id, "an engine bundle is not published: another stands at its key");
-                    "existed"
-                }
-                Err(error) => {
-                    tracing::warn!(bundle = %id, %error, "an engine bundle could not be published; the next capture tries again");
-                    "failed"
-                }
-            };
-            engines.inner.metrics.engine_shared.get_or_create(&Which { which }).inc();
-        });
-    }
 }
 
 /// Writes consecutive groups and notes them as received. Blocking.
@@ -401,7 +315,11 @@ fn write_groups(partial: &Partial, first: u64, bytes: &[u8]) -> Result<(), Engin
     Ok(())
 }
 
-fn path(text: String) -> Result<FilePath, EngineError> {
+pub(super) fn pack_path(pack: Pack) -> Result<FilePath, EngineError> {
+    path(format!("packs/{}.zst", pack.blake3))
+}
+
+pub(super) fn path(text: String) -> Result<FilePath, EngineError> {
     FilePath::new(text).map_err(|error| EngineError::refused("engines.origin", error.to_string()))
 }
 

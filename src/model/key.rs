@@ -88,6 +88,12 @@ impl Tenant {
         *self == Self::default() || *self == Self::node()
     }
 
+    /// Whether it is somebody: `default` and `node` are everybody's, and `loopback` is whoever runs on this machine.
+    #[must_use]
+    pub fn is_somebody(&self) -> bool {
+        !self.is_open() && *self != Self::of_loopback()
+    }
+
     /// The name, safe as one path segment.
     #[must_use]
     pub fn as_str(&self) -> &str {

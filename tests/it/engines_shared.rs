@@ -264,7 +264,7 @@ async fn a_thousand_damaged_bundles_are_all_refused() {
     for seed in 0..1_000 {
         let mut wrong = archive.clone();
         mutate(&mut wrong, seed);
-        let outcome = store.0.import(&scope, &mut &wrong[..]);
+        let outcome = store.0.import(&scope, true, &mut &wrong[..]);
         let error = outcome.expect_err(&format!("mutation {seed}"));
         assert!(
             matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Denied | ErrorKind::Invalid),
@@ -273,7 +273,7 @@ async fn a_thousand_damaged_bundles_are_all_refused() {
     }
     assert!(store.0.list(&scope).await.unwrap().is_empty());
     assert_eq!(std::fs::read_dir(rig.path("two/partials")).unwrap().count(), 0);
-    let bundle = store.0.import(&scope, &mut &archive[..]).unwrap();
+    let bundle = store.0.import(&scope, true, &mut &archive[..]).unwrap();
     node.close(store).await.unwrap();
     assert_eq!(bundle.id, view.bundle.id);
     let into = rig.path("view");
@@ -289,7 +289,7 @@ async fn whoever_has_no_key_changes_nothing_and_whoever_has_one_does_not_leave_t
     let store = node.engines().await.unwrap();
     let scope = node.scope().clone();
     let import = |document: &[u8], signature: &[u8], pack: &[u8]| {
-        store.0.import(&scope, &mut &forged(document, signature, pack)[..]).map(|bundle| bundle.id)
+        store.0.import(&scope, true, &mut &forged(document, signature, pack)[..]).map(|bundle| bundle.id)
     };
     let (document, signature) = (view.document.to_json(), view.signature.unwrap().to_json());
     // Another pickle of the same length.
@@ -328,4 +328,100 @@ async fn whoever_has_no_key_changes_nothing_and_whoever_has_one_does_not_leave_t
     }
     assert!(store.0.list(&scope).await.unwrap().is_empty());
     assert_eq!(import(&document, &signature, &pack).unwrap(), view.bundle.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_can_use_gives_way_at_the_shared_origin() {
+    let rig = Rig::new();
+    let (one, other) = (cache(rig.directory.path(), 1), cache(rig.directory.path(), 2));
+    let own = Tenant::of_uid(rustix::process::geteuid().as_raw());
+    let spoil = |name: &str, id: &BundleRef| {
+        let pack = std::fs::read_dir(rig.path("shared/packs")).unwrap().next().unwrap().unwrap().path();
+        let damage = |path: &Path, change: fn(&mut Vec<u8>)| {
+            let mut bytes = std::fs::read(path).unwrap();
+            change(&mut bytes);
+            std::fs::write(path, bytes).unwrap();
+        };
+        match name {
+            "document" => std::fs::remove_file(rig.path(&format!("shared/bundles/{}.json", id.id))).unwrap(),
+            "signature" => damage(&rig.path(&format!("shared/bundles/{}.sig", id.id)), |bytes| bytes.truncate(9)),
+            "pointer" => damage(&rig.path(&format!("shared/keys/{}.json", id.key)), |bytes| bytes[0] = b'['),
+            "table" => damage(&pack, |bytes| bytes.truncate(bytes.len() / 2)),
+            // Only who fetches it can tell.
+            "frame" => damage(&pack, |bytes| bytes[100_000] ^= 1),
+            "missing" => std::fs::remove_file(&pack).unwrap(),
+            _ => {}
+        }
+    };
+    for name in ["revoked", "document", "signature", "pointer", "table", "frame", "missing"] {
+        let _ = std::fs::remove_dir_all(rig.path("shared"));
+        std::fs::create_dir(rig.path("shared")).unwrap();
+        let bad = rig.published(&rig.publisher(&format!("{name}-one")).await, "a", &one).await;
+        spoil(name, &bad);
+        let second = library(&rig.path(&format!("{name}-two")), |config| {
+            rig.shares(config);
+            config.signing_key_file = Some(rig.key_file.clone());
+            config.publish = vec![own.clone()];
+            config.revoked_bundles = if name == "revoked" { vec![bad.id] } else { Vec::new() };
+        })
+        .await;
+        let found = second.lookup(&key(BundleKind::Graph, "a"), SOON).await.unwrap();
+        assert!(found.exact.is_none() && !found.refused.is_empty(), "{name}");
+        let good = rig.published(&second, "a", &other).await;
+        let third = rig.reader(&format!("{name}-three"), |_| {}).await;
+        let found = third.lookup(&key(BundleKind::Graph, "a"), SOON).await.unwrap();
+        assert_eq!(found.exact.map(|bundle| bundle.id), Some(good.id), "{name}: {:?}", found.refused);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_published_mends_what_is_damaged() {
+    let rig = Rig::new();
+    let root = cache(rig.directory.path(), 1);
+    let publisher = rig.publisher("one").await;
+    let bundle = rig.published(&publisher, "a", &root).await;
+    let pack = std::fs::read_dir(rig.path("shared/packs")).unwrap().next().unwrap().unwrap().path();
+    let whole = std::fs::read(&pack).unwrap();
+    std::fs::write(&pack, &whole[..whole.len() / 2]).unwrap();
+    let graph = key(BundleKind::Graph, "a");
+    let again = publisher.capture(capture(graph.clone(), &[("vllm", &root)])).await.unwrap();
+    assert!(matches!(again, Captured::Existed { bundle: theirs } if theirs.id == bundle.id));
+    assert!(std::fs::read(&pack).unwrap() == whole, "it has been written again");
+    // A stranger's is not for this node to judge.
+    let (stranger, _) = signer(rig.directory.path(), "stranger");
+    let own = Tenant::of_uid(rustix::process::geteuid().as_raw());
+    let other = library(&rig.path("two"), |config| {
+        rig.shares(config);
+        config.signing_key_file = Some(stranger);
+        config.publish = vec![own];
+    })
+    .await;
+    assert!(matches!(refusal(&other, "a").await, Refusal::UnknownSigner { .. }));
+    rig.published(&other, "a", &cache(rig.directory.path(), 2)).await;
+    let found = rig.reader("three", |_| {}).await.lookup(&graph, SOON).await.unwrap();
+    assert_eq!(found.exact.map(|bundle| bundle.id), Some(bundle.id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_an_operator_puts_an_older_one_back() {
+    let rig = Rig::new();
+    let (older, view, _) = archived(&rig).await;
+    let publisher = rig.publisher("one").await;
+    let root = cache(rig.directory.path(), 1);
+    let refresh = Capture { refresh: true, ..capture(key(BundleKind::Graph, "a"), &[("vllm", &root)]) };
+    let Captured::Created { bundle: newer, .. } = publisher.capture(refresh).await.unwrap() else { panic!() };
+    assert!(newer.captured_at > view.document.captured_at);
+    let node = rig.reader("two", |_| {}).await;
+    let found = node.lookup(&key(BundleKind::Graph, "a"), SOON).await.unwrap().exact.unwrap();
+    assert_eq!(found.id, newer.id);
+    let store = node.engines().await.unwrap();
+    let user = Tenant::of_uid(4_000);
+    let error = store.0.import(&user, false, &mut &older[..]).unwrap_err();
+    assert!(error.kind() == ErrorKind::Denied && error.to_string().contains("newer"), "{error}");
+    let found = store.0.lookup(&user, &key(BundleKind::Graph, "a"), SOON).await.unwrap().exact.unwrap();
+    assert_eq!(found.id, newer.id);
+    store.0.import(&user, true, &mut &older[..]).unwrap();
+    let found = store.0.lookup(&user, &key(BundleKind::Graph, "a"), SOON).await.unwrap().exact.unwrap();
+    assert_eq!(found.id, view.bundle.id);
+    node.close(store).await.unwrap();
 }

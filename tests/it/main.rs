@@ -13,6 +13,7 @@ mod engines_cost;
 mod engines_daemon;
 mod engines_local;
 mod engines_shared;
+mod engines_trust;
 mod golden;
 mod hub;
 mod hub_rights;

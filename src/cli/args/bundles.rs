@@ -14,7 +14,7 @@ pub(in super::super) struct LibraryArgs {
     pub(in super::super) root: Option<PathBuf>,
     #[command(flatten)]
     pub(in super::super) daemon: DaemonArgs,
-    /// TOML configuration whose `[engines]` counts for --root.
+    /// TOML configuration whose `[engines]` counts for --root, and whose signers are trusted where a daemon is asked over a network.
     #[arg(long, env = "PREHEAT_CONFIG", value_name = "FILE")]
     pub(in super::super) config: Option<PathBuf>,
 }

@@ -88,6 +88,10 @@ pub(in super::super) struct RunArgs {
     /// Keep nothing of this start.
     #[arg(long)]
     pub(in super::super) no_capture: bool,
+    /// Sign and publish what is kept in --root, as the configuration says. Without this the key is not read: this process is the
+    /// command's user, and whoever takes the command over could take the key.
+    #[arg(long)]
+    pub(in super::super) sign: bool,
     /// Mount nothing: views are at paths of their own, for engines that can be told where to look.
     #[arg(long)]
     pub(in super::super) no_namespace: bool,
@@ -135,7 +139,7 @@ pub(in super::super) struct CommandArgs {
     /// may use it.
     #[arg(long, value_name = "NAME=PATH[,kernel]")]
     pub(in super::super) cache_dir: Vec<String>,
-    /// TOML configuration with profiles (`[[engines.profiles]]`).
+    /// TOML configuration with profiles (`[[engines.profiles]]`), and whose bundles are trusted (`[[engines.signers]]`).
     #[arg(long, env = "PREHEAT_CONFIG", value_name = "FILE")]
     pub(in super::super) config: Option<PathBuf>,
 }

@@ -20,7 +20,7 @@ use crate::base::ErrorKind;
 use crate::base::units::ByteSize;
 use crate::config::{Flags, Settings};
 use crate::doors::client::DaemonLibrary;
-use crate::engines::{BundleRef, BundleView, Library, LocalLibrary, Near, Refusal, Standing};
+use crate::engines::{BundleRef, BundleView, Library, LocalLibrary, Near, Refusal, Standing, Trust};
 use crate::model::engine::Role;
 use crate::model::{BundleId, SigningKey};
 use crate::origin::Origins;
@@ -39,12 +39,13 @@ struct Shown {
 
 /// The daemon that is named, else the root that is, else a daemon that is there.
 async fn library(args: &LibraryArgs) -> anyhow::Result<Box<dyn Library>> {
+    let settings = Settings::load(args.config.as_deref(), &Flags::default())?;
     if let (None, Some(root)) = (&args.daemon.daemon, &args.root) {
-        let settings = Settings::load(args.config.as_deref(), &Flags::default())?;
         let origins = Origins::unguarded(settings.origins)?;
         return Ok(Box::new(LocalLibrary::open(root, settings.engines, origins).await?));
     }
-    Ok(Box::new(DaemonLibrary::new(target::required(&args.daemon)?)))
+    let trust = Trust::new(&settings.engines)?;
+    Ok(Box::new(DaemonLibrary::new(target::required(&args.daemon)?).with_trust(trust)))
 }
 
 pub(super) async fn list(args: EngineListArgs) -> anyhow::Result<ExitCode> {

@@ -44,7 +44,7 @@ struct Unknown {
 
 pub(super) async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let (_, fingerprint) = understand(&args.command, args.argv)?;
-    let library = library(&args.bundles, &args.command).await;
+    let library = library(&args.bundles, &args.command, false).await;
     let library = library.map_err(|why| CliError::new(ErrorKind::Unavailable, why))?;
     let mut kinds = Vec::new();
     for kind in BundleKind::ALL {

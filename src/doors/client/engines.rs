@@ -3,6 +3,9 @@
 //!
 //! A daemon on this machine says where a pack lies, and who may open it reads it there: that saves sending gigabytes through a
 //! socket. Who may not is sent it.
+//!
+//! That a bundle was vouched for is the daemon's word. Over a network, where anybody may speak for it, the caller looks at the
+//! signature itself ([`Trust`]).
 
 use std::fs::File;
 use std::io::Read;
@@ -21,8 +24,8 @@ use super::{Client, ClientError};
 use crate::base::ErrorKind;
 use crate::doors::api::engines::{Begun, LookupRequest, PACK_HEADER, Shown, Wanted};
 use crate::engines::{
-    AttemptEnd, AttemptId, BundleRef, BundleView, Capture, Captured, EngineError, Library, Lookup, Near, Restored,
-    RunReport, Sending, unpack, unpack_stream, until_settled,
+    AttemptEnd, AttemptId, BundleRef, BundleView, Capture, Captured, Config, EngineError, Library, Lookup, Near,
+    Restored, RunReport, Sending, Trust, unpack, unpack_stream, until_settled,
 };
 use crate::model::engine::EngineKey;
 use crate::model::{Bundle, BundleId, Signature};
@@ -31,6 +34,8 @@ use crate::model::{Bundle, BundleId, Signature};
 #[derive(Clone, Debug)]
 pub struct DaemonLibrary {
     client: Client,
+    /// Whose signatures are looked for where the daemon's word is not enough. `None`: nobody's.
+    trust: Option<Trust>,
 }
 
 /// Pieces of a body between the disk and the connection.
@@ -98,11 +103,18 @@ impl DaemonLibrary {
     /// The library of a daemon; nothing is connected yet.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, trust: None }
     }
 
-    /// The document of a bundle that may be restored, and where its pack lies.
-    async fn document(&self, id: &BundleId) -> Result<(Bundle, Option<PathBuf>), EngineError> {
+    /// The same, with what its user trusts.
+    #[must_use]
+    pub fn with_trust(self, trust: Trust) -> Self {
+        Self { trust: Some(trust), ..self }
+    }
+
+    /// The document of a bundle that may be restored, and where its pack lies, where that is to be believed.
+    async fn document(&self, wanted: &BundleRef) -> Result<(Bundle, Option<PathBuf>), EngineError> {
+        let (id, sure) = (&wanted.id, self.client.is_sure());
         let path = format!("/v1/engines/{id}/document");
         let answer = self.client.send(Method::GET, &path, None, Vec::new()).await?;
         let place = answer.headers().get(PACK_HEADER).map(|value| {
@@ -113,7 +125,25 @@ impl DaemonLibrary {
         if BundleId::of(&document) != *id {
             return Err(strange(format!("the document of bundle {id} hashes to {}", BundleId::of(&document))));
         }
-        Ok((Bundle::parse(&document)?, place))
+        if !sure {
+            let signature = self.shown(id).await?.signature;
+            let signature = signature.map(|value| Signature::parse(value.to_string().as_bytes())).transpose()?;
+            let trust = self.trust.clone().map_or_else(|| Trust::new(&Config::default()), Ok)?;
+            trust.vouches(&self.client, &document, signature.as_ref())?;
+        }
+        let bundle = Bundle::parse(&document)?;
+        if bundle.key.digest() != wanted.key {
+            return Err(strange(format!(
+                "bundle {id} is for the engine key {}, not {}",
+                bundle.key.digest(),
+                wanted.key
+            )));
+        }
+        Ok((bundle, place.filter(|_| sure)))
+    }
+
+    async fn shown(&self, id: &BundleId) -> Result<Shown, ClientError> {
+        self.client.json(Method::GET, &format!("/v1/engines/{id}"), Vec::new()).await
     }
 
     async fn streamed(&self, id: &BundleId, bundle: Bundle, into: PathBuf) -> Result<Restored, EngineError> {
@@ -176,13 +206,21 @@ impl Library for DaemonLibrary {
         let request = LookupRequest { key: key.clone(), deadline_ms };
         let asked = self.client.json(Method::POST, "/v1/engines/lookup", body(&request));
         match tokio::time::timeout(deadline + GRACE, asked).await {
-            Ok(found) => Ok(found?),
+            Ok(found) => {
+                let found: Lookup = found?;
+                match &found.exact {
+                    Some(bundle) if bundle.key != key.digest() => {
+                        Err(strange(format!("{} was looked up, and a bundle for {} found", key.digest(), bundle.key)))
+                    }
+                    _ => Ok(found),
+                }
+            }
             Err(_) => Err(EngineError::Timeout { what: "the daemon's lookup".to_owned() }),
         }
     }
 
     async fn restore(&self, bundle: &BundleRef, into: &Path) -> Result<Restored, EngineError> {
-        let (document, place) = self.document(&bundle.id).await?;
+        let (document, place) = self.document(bundle).await?;
         let pack = place.filter(|_| self.client.is_local()).and_then(|place| File::open(place).ok());
         if let Some(pack) = pack {
             let (document, into) = (document.clone(), into.to_owned());
@@ -217,7 +255,7 @@ impl Library for DaemonLibrary {
     }
 
     async fn show(&self, bundle: &BundleId) -> Result<BundleView, EngineError> {
-        let shown: Shown = self.client.json(Method::GET, &format!("/v1/engines/{bundle}"), Vec::new()).await?;
+        let shown = self.shown(bundle).await?;
         let signature = shown.signature.map(|value| Signature::parse(value.to_string().as_bytes())).transpose()?;
         Ok(BundleView {
             bundle: shown.bundle,

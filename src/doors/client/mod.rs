@@ -29,6 +29,7 @@ use crate::base::ErrorKind;
 use crate::digest::Hash;
 use crate::model::{Credential, DOCUMENT_LIMIT, Manifest, Secret};
 use crate::prewarm::wire::{CREDENTIAL_HEADER, Problem};
+use crate::sys::peer::{listeners_on, own_uid};
 
 /// A request's body.
 type Outgoing = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -142,6 +143,20 @@ impl Client {
                 Some(url::Host::Domain(name)) => name == "localhost",
                 None => false,
             },
+        }
+    }
+
+    /// Whether the kernel says who answers: on a Unix socket, whose place in the file system is its owner's; on a loopback address,
+    /// if nobody but root and this user listens there, since any user may listen where no daemon does.
+    pub(super) fn is_sure(&self) -> bool {
+        match self.target.as_ref() {
+            Target::Unix(_) => true,
+            Target::Http(url) => {
+                let listeners = listeners_on(url.port_or_known_default().unwrap_or(80));
+                self.is_local()
+                    && !listeners.is_empty()
+                    && listeners.into_iter().all(|uid| uid == 0 || uid == own_uid())
+            }
         }
     }
 

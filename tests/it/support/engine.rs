@@ -95,6 +95,6 @@ pub(crate) async fn library(root: &Path, change: impl FnOnce(&mut engines::Confi
 pub(crate) fn signer(directory: &Path, name: &str) -> (PathBuf, SignerConfig) {
     let (key, text) = SigningKey::generate().unwrap();
     let file = directory.join(format!("{name}.pem"));
-    std::fs::write(&file, text).unwrap();
+    put(&file, text.as_bytes(), 0o600, 1_700_000_000_000_000_000);
     (file, SignerConfig { name: name.to_owned(), key: key.signer() })
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -23,21 +23,44 @@ use crate::doors::problem::problem;
 use crate::doors::reader::Reader;
 use crate::engines::{Begun, BundleRef, Captured, Capturing, Draft, EngineError};
 use crate::model::Tenant;
+use crate::prewarm::wire::Problem;
 use crate::sys::durable::temporary_name;
 
-/// Drafts whose bytes are awaited at once: each holds its engine key against others.
-const WAITING_MOST: usize = 64;
-/// How long they are awaited.
+/// Captures under way at once, awaited or coming in. Each has a buffer and, once its bytes come, room in the store.
+const UNDER_WAY_MOST: usize = 64;
+/// Of these, of one scope: whoever compiles more at once sends one after the other, and takes no more than this from the rest.
+const OF_ONE_SCOPE: usize = 4;
+/// How long bytes are awaited: a draft holds its engine key against others of its scope.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a sender may pause: what sends has read the files before.
 const PAUSE_LONGEST: Duration = Duration::from_secs(60);
+/// What it must give beside that, in bytes a second of waiting for it. An archive may come through a tunnel; a byte a minute keeps
+/// room from others and nothing else.
+const PACE_LEAST: u64 = 1 << 20;
 /// Pieces of a body that wait for the disk.
 const PIECES: usize = 16;
 
-/// Drafts whose bytes are awaited.
+/// Captures under way.
 #[derive(Clone, Debug, Default)]
 pub struct Captures {
-    waiting: Arc<Mutex<HashMap<String, (Tenant, Capturing)>>>,
+    waiting: Arc<Mutex<HashMap<String, Awaited>>>,
+    /// Of each scope: how many, and the bytes that they have announced.
+    under_way: Arc<Mutex<HashMap<Tenant, (usize, u64)>>>,
+}
+
+/// A draft whose bytes are awaited.
+#[derive(Debug)]
+struct Awaited {
+    capturing: Capturing,
+    slot: Slot,
+}
+
+/// One of the captures under way, until it is dropped.
+#[derive(Debug)]
+struct Slot {
+    of: Captures,
+    scope: Tenant,
+    bytes: u64,
 }
 
 /// The answer to a draft.
@@ -53,29 +76,55 @@ pub(crate) enum Wanted {
 // === impl Captures ===
 
 impl Captures {
+    /// A place among those under way, if `scope` may have one more; `most`: bytes that it may still bring.
+    fn slot(&self, scope: &Tenant, bytes: u64, most: Option<u64>) -> Result<Slot, Problem> {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = under_way.values().map(|(captures, _)| captures).sum();
+        let (own, announced) = under_way.get(scope).copied().unwrap_or_default();
+        if all >= UNDER_WAY_MOST || own >= OF_ONE_SCOPE {
+            return Err(problem(ErrorKind::Busy, "too many captures are under way on this node: ask again later"));
+        }
+        if most.is_some_and(|most| announced.saturating_add(bytes) > most) {
+            let detail = format!("{bytes} bytes more are more than scope {scope} may bring here: see access.bytes_max");
+            return Err(problem(ErrorKind::NoSpace, detail));
+        }
+        under_way.insert(scope.clone(), (own + 1, announced.saturating_add(bytes)));
+        Ok(Slot { of: self.clone(), scope: scope.clone(), bytes })
+    }
+
     /// Keeps a capture until its bytes come, or too long.
-    fn keep(&self, scope: &Tenant, capturing: Capturing) -> Option<String> {
+    fn keep(&self, slot: Slot, capturing: Capturing) -> String {
         let id = temporary_name();
         {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if waiting.len() >= WAITING_MOST {
-                return None;
-            }
-            waiting.insert(id.clone(), (scope.clone(), capturing));
+            waiting.insert(id.clone(), Awaited { capturing, slot });
         }
         let (captures, late) = (self.clone(), id.clone());
         tokio::spawn(async move {
             tokio::time::sleep(PATIENCE).await;
-            drop(captures.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&late));
+            let late = captures.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&late);
+            drop(late);
         });
-        Some(id)
+        id
     }
 
-    fn take(&self, scope: &Tenant, id: &str) -> Option<Capturing> {
+    fn take(&self, scope: &Tenant, id: &str) -> Option<Awaited> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         // Somebody else's is not there.
-        waiting.get(id).filter(|(of, _)| of == scope)?;
-        waiting.remove(id).map(|(_, capturing)| capturing)
+        waiting.get(id).filter(|awaited| awaited.slot.scope == *scope)?;
+        waiting.remove(id)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut under_way = self.of.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((captures, bytes)) = under_way.get_mut(&self.scope) {
+            (*captures, *bytes) = (captures.saturating_sub(1), bytes.saturating_sub(self.bytes));
+            if *captures == 0 {
+                under_way.remove(&self.scope);
+            }
+        }
     }
 }
 
@@ -98,10 +147,12 @@ pub(in crate::doors::api) async fn begin(
     let scope = &reader.identity.scope;
     match node.engines.begin_capture(scope, draft).await.map_err(|error| refused(&error))? {
         Begun::Done(captured) => Ok(Json(Wanted::Done(captured)).into_response()),
-        Begun::Wanted(capturing) => match node.captures.keep(scope, *capturing) {
-            Some(id) => Ok((StatusCode::ACCEPTED, Json(Wanted::Upload(id))).into_response()),
-            None => Err(problem(ErrorKind::Busy, "too many captures are awaited on this node: ask again later")),
-        },
+        Begun::Wanted(capturing) => {
+            let most = node.access.bytes_max(scope).map(|most| most.0.saturating_sub(node.store.charged_to(scope)));
+            let slot = node.captures.slot(scope, capturing.announced(), most)?;
+            let id = node.captures.keep(slot, *capturing);
+            Ok((StatusCode::ACCEPTED, Json(Wanted::Upload(id))).into_response())
+        }
     }
 }
 
@@ -116,7 +167,8 @@ pub(in crate::doors::api) async fn upload(
     body: Body,
 ) -> Answer<Json<Captured>> {
     let missing = || problem(ErrorKind::NotFound, "no such capture is awaited: its time is over, or it is another's");
-    let mut capturing = node.captures.take(&reader.identity.scope, &upload).ok_or_else(missing)?;
+    let awaited = node.captures.take(&reader.identity.scope, &upload).ok_or_else(missing)?;
+    let Awaited { mut capturing, slot: _slot } = awaited;
     let (pieces, mut arrived) = tokio::sync::mpsc::channel::<Bytes>(PIECES);
     let packing = tokio::task::spawn_blocking(move || {
         while let Some(piece) = arrived.blocking_recv() {
@@ -142,8 +194,11 @@ pub(in crate::doors::api) async fn import(
 ) -> Answer<Json<BundleRef>> {
     let (pieces, arrived) = tokio::sync::mpsc::channel::<Bytes>(PIECES);
     let (engines, scope) = (node.engines.clone(), reader.identity.scope);
-    let taking =
-        tokio::task::spawn_blocking(move || engines.import(&scope, &mut Pieces { arrived, current: Bytes::new() }));
+    // Over the loopback address without a token anybody is an operator: of what is nobody's in particular, and of nothing else.
+    let operator = reader.identity.operator && scope.is_somebody();
+    let taking = tokio::task::spawn_blocking(move || {
+        engines.import(&scope, operator, &mut Pieces { arrived, current: Bytes::new() })
+    });
     let received = receive(body, pieces).await;
     // What was wrong with it explains why no more was taken.
     let taken = taking.await.unwrap_or(Err(EngineError::Defect));
@@ -151,7 +206,7 @@ pub(in crate::doors::api) async fn import(
         (Ok(bundle), Ok(())) => Ok(Json(bundle)),
         // Not the node's bytes, nor an origin's: the caller's.
         (Err(error), Ok(())) if error.kind() == ErrorKind::Corrupt => {
-            Err(crate::prewarm::wire::Problem::with_status(ErrorKind::Corrupt, 400, error.to_string()))
+            Err(Problem::with_status(ErrorKind::Corrupt, 400, error.to_string()))
         }
         (Err(error), Ok(())) => Err(refused(&error)),
         (_, Err(problem)) => Err(problem),
@@ -178,21 +233,63 @@ impl std::io::Read for Pieces {
 
 /// Passes a body on, piece by piece.
 async fn receive(mut body: Body, pieces: tokio::sync::mpsc::Sender<Bytes>) -> Answer<()> {
+    let (mut waited, mut received) = (Duration::ZERO, 0);
     loop {
-        let frame = tokio::time::timeout(PAUSE_LONGEST, body.frame()).await;
+        let asked = Instant::now();
+        let frame = tokio::time::timeout(patience(waited, received), body.frame()).await;
+        // What the disk takes is not the sender's.
+        waited += asked.elapsed();
         match frame {
-            Err(_) => return Err(problem(ErrorKind::Timeout, "the capture's bytes stopped coming")),
+            Err(_) => return Err(problem(ErrorKind::Timeout, "the bytes stopped coming, or came too slowly")),
             Ok(None) => return Ok(()),
             Ok(Some(Err(error))) => {
                 return Err(problem(ErrorKind::Unavailable, format!("the capture broke off: {error}")));
             }
             Ok(Some(Ok(frame))) => {
                 let Ok(piece) = frame.into_data() else { continue };
+                received += piece.len() as u64;
                 if pieces.send(piece).await.is_err() {
                     // The disk has refused; the rest is not read.
                     return Ok(());
                 }
             }
         }
+    }
+}
+
+/// How long the next piece is waited for, after so much waiting for so many bytes.
+fn patience(waited: Duration, received: u64) -> Duration {
+    let earned = PAUSE_LONGEST + Duration::from_millis(received.saturating_mul(1000) / PACE_LEAST);
+    earned.saturating_sub(waited).min(PAUSE_LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_has_its_own_places_and_bytes() {
+        let (captures, one, other) = (Captures::default(), Tenant::of_uid(1), Tenant::of_uid(2));
+        let kind = |outcome: Result<Slot, Problem>| outcome.map(drop).map_err(|problem| problem.kind.unwrap());
+        let mut held: Vec<Slot> = (0..OF_ONE_SCOPE).map(|_| captures.slot(&one, 10, Some(100)).unwrap()).collect();
+        assert_eq!(kind(captures.slot(&one, 10, None)), Err(ErrorKind::Busy));
+        assert_eq!(kind(captures.slot(&other, 10, None)), Ok(()), "another's are its own");
+        held.pop();
+        assert_eq!(kind(captures.slot(&one, 71, Some(100))), Err(ErrorKind::NoSpace), "30 are announced");
+        assert_eq!(kind(captures.slot(&one, 70, Some(100))), Ok(()));
+        drop(held);
+        assert!(captures.under_way.lock().unwrap().is_empty(), "nothing is kept of what is over");
+        let many: Vec<_> = (0..UNDER_WAY_MOST).map(|uid| captures.slot(&Tenant::of_uid(uid as u32), 1, None)).collect();
+        assert!(many.iter().all(Result::is_ok));
+        assert_eq!(kind(captures.slot(&Tenant::of_uid(1000), 1, None)), Err(ErrorKind::Busy));
+    }
+
+    #[test]
+    fn a_trickle_is_not_waited_for_and_a_pause_is() {
+        let seconds = Duration::from_secs;
+        assert_eq!(patience(Duration::ZERO, 0), PAUSE_LONGEST);
+        assert_eq!(patience(seconds(59), 3), seconds(1));
+        assert_eq!(patience(seconds(61), 3), Duration::ZERO);
+        assert_eq!(patience(seconds(1000), 1000 << 20), PAUSE_LONGEST, "as fast as is asked for");
     }
 }
