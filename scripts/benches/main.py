@@ -5,11 +5,15 @@ import json
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "rigs"))
 
-SCENARIOS = ("loopback", "stages", "sha256", "real-origin", "silence", "second", "warm-read", "cold-warm", "serve", "growth")
+SCENARIOS = {"loopback": (130, 60), "stages": (25, 15), "sha256": (60, 30), "real-origin": (110, 62), "silence": (155, 28), "second": (30, 0),
+             "warm-read": (20, 7), "cold-warm": (45, 30), "serve": (20, 6), "growth": (200, 65)}
+"""About what they take where preheat fetches 1.5 GB/s on two cores and nothing has to be repeated, in seconds: once, with the run of each
+client that is not recorded, and for each round."""
 
 
 def main():
@@ -22,10 +26,11 @@ def main():
     parser.add_argument("--with-runai", action="store_true", help="with Run:ai's streamer, which needs torch: 1.5 GB in $PREHEAT_CACHE")
     parser.add_argument("--from", dest="earlier", action="append", default=[], metavar="FILE", help="measures nothing: takes what --json wrote; several are put together")
     parser.add_argument("--docs", metavar="DIR", help="writes RESULTS.md, CAPACITY.md and pictures there, as far as what was measured goes")
-    parser.add_argument("--list", action="store_true", help="names the scenarios")
+    parser.add_argument("--list", action="store_true", help="names the scenarios, and about how long each takes")
     options = parser.parse_args()
     if options.list:
-        print("\n".join(SCENARIOS))
+        for name in SCENARIOS:
+            print(f"{name:12} about {minutes([name], options.rounds or 5)} min")
         return
     unknown = [name for name in options.scenarios if name not in SCENARIOS]
     if unknown:
@@ -38,6 +43,11 @@ def main():
         return
     facts = measured(options)
     publish(options, facts)
+
+
+def minutes(names, rounds):
+    """About how long these scenarios take."""
+    return -(-sum(once + each * rounds for once, each in map(SCENARIOS.get, names)) // 60)
 
 
 def together(paths):
@@ -74,13 +84,19 @@ def measured(options):
     measure.share_two_cores()
     if options.quick:
         rounds.TRIES = 1
+    names = options.scenarios or list(SCENARIOS)
+    if not options.quick:
+        rounds.say(f"about {minutes(names, given.rounds)} min, where nothing has to be repeated")
     facts = {"machine": report.machine(), "preheat": report.revision(context.REPOSITORY), "quick": options.quick, "scenarios": {}}
     rounds.say("limits of the machine")
     facts["limits"] = given.tool("limits", "--disk", given.disk, "--seconds", "0.2" if options.quick else "1")
-    for name in options.scenarios or SCENARIOS:
+    for name in names:
+        began = time.monotonic()
         scenario = importlib.import_module(f"bench.{name.replace('-', '_')}")
         rounds.say(name)
         facts["scenarios"][name] = scenario.run(given)
+        facts["scenarios"][name]["took"] = round(time.monotonic() - began, 1)
+        rounds.say(f" {name} took {facts['scenarios'][name]['took']:.0f} s")
         for place in (given.memory, given.disk):
             for each in place.iterdir():
                 shutil.rmtree(each) if each.is_dir() else each.unlink()

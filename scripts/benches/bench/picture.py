@@ -92,7 +92,9 @@ def _panel_size(points):
 
 
 def _panel_files(points):
-    return "files of 16 KiB", [("seconds, fetch", [(one["files"], one["seconds"]) for one in points]), ("seconds, cp -r", [(one["files"], one["cp_seconds"]) for one in points])]
+    pick = lambda key: [(one["files"], one[key]) for one in points if key in one]
+    return "files of 16 KiB", [(name, line) for name, line in (("seconds, fetch", pick("seconds")), ("seconds, cp -r", pick("cp_seconds")),
+                                                              ("seconds, cp -r and sync", pick("cp_sync_seconds"))) if line]
 
 
 def _panel_fetchers(points):
