@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Extension;
+use axum::Router;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -139,7 +140,9 @@ impl Bound {
     /// Serves until `stop`; then takes no more connections. Those under way are held by `gate`.
     pub async fn serve(self, node: Node, stop: CancellationToken, gate: &Gate) {
         let Self { tcp, unix, connections, header_timeout } = self;
-        let serving = Serving { node, connections, header_timeout, stop: stop.clone(), gate: gate.clone() };
+        // Made once: describing thirty routes takes a millisecond, which a connection for one request would pay each time.
+        let serving =
+            Serving { router: router(node), connections, header_timeout, stop: stop.clone(), gate: gate.clone() };
         let over_tcp = serving.clone();
         let tcp_loop = async move {
             loop {
@@ -193,7 +196,7 @@ impl Drop for RemoveOnDrop {
 /// What every connection needs.
 #[derive(Clone)]
 struct Serving {
-    node: Node,
+    router: Router,
     connections: Arc<Semaphore>,
     header_timeout: Duration,
     stop: CancellationToken,
@@ -207,7 +210,11 @@ impl Serving {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = TowerToHyperService::new(router(self.node.clone()).layer(Extension(caller)));
+        let routes = TowerToHyperService::new(self.router.clone());
+        let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(caller);
+            routes.call(request)
+        });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(self.header_timeout)

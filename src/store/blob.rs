@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::StoreError;
 use super::error::IoContext;
 use crate::digest::{GROUP_BYTES, GroupCv, Hash, Verified, group_count, group_range, merge_root};
-use crate::sys::read_write::pread_exact;
+use crate::sys::read_write::{pread_at_hand, pread_exact};
 
 /// A blob opened for verified reading. Keeps its bytes alive even if it is evicted meanwhile.
 #[derive(Debug)]
@@ -74,6 +74,17 @@ impl BlobReader {
         };
         pread_exact(&self.file, group, range.start).map_err(|error| self.unreadable(error))?;
         self.prove(index, group)
+    }
+
+    /// Reads and proves group `index` if it is in memory: about 0.25 ms of copying and hashing, and no waiting. `None`: it is not,
+    /// or it is wrong; [`BlobReader::group`] tells.
+    pub fn group_at_hand<'a>(&self, index: u64, buffer: &'a mut [u8]) -> Option<Verified<&'a [u8]>> {
+        let range = group_range(self.size, index);
+        let group = buffer.get_mut(..(range.end - range.start) as usize)?;
+        if !pread_at_hand(&self.file, group, range.start) {
+            return None;
+        }
+        self.prove(index, group).ok()
     }
 
     /// Proves bytes that were read as group `index`.
