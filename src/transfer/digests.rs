@@ -1,11 +1,14 @@
 //! The digests that an origin declares, computed over what it sent.
 //!
 //! A CRC merges over parts: it is computed for each group in the same call that hashes and writes it, in any order, and
-//! combined at the end. SHA-256, SHA-1 and MD5 are sequential over the file, at about 2 GB/s a core; they follow the front of
-//! what is on disk, on threads of their own, reading it back from the page cache, so that they never hold up receiving and
-//! need no memory of their own worth speaking of.
+//! combined at the end. SHA-256, SHA-1 and MD5 are sequential over the file, at about 2 GB/s a core. A group that comes when
+//! all before it are taken in is taken in from its buffer, in the call that has just hashed and written it: it is in the
+//! core's cache then, and reading it back costs a quarter of its SHA-256 again. What comes out of order is read back from the
+//! page cache by threads of its own, behind the front of what is on disk. Keeping such groups in memory until their turn was
+//! turned down: with several connections on one file that is most of the file.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crc_fast::CrcAlgorithm;
 
@@ -31,10 +34,13 @@ pub(super) struct Crcs {
 type Table = (Declared, CrcAlgorithm, Mutex<Vec<Option<u64>>>);
 
 /// Sequential digests of one file, under way.
+#[derive(Debug)]
 pub(super) struct Sequence {
-    running: Vec<(Declared, Running)>,
-    /// Bytes taken in.
-    pub(super) position: u64,
+    size: u64,
+    declared: Vec<Declared>,
+    running: Mutex<Vec<Running>>,
+    /// Bytes taken in. Changes only under the lock of `running`.
+    position: AtomicU64,
 }
 
 /// Read back at once: fits the second-level cache of a core, and a call a group costs nothing beside hashing it.
@@ -127,34 +133,78 @@ impl Crcs {
 impl Sequence {
     /// `None` if nothing sequential is declared.
     pub(super) fn new(size: u64, declared: &[Declared]) -> Option<Self> {
-        let running: Vec<_> = declared
-            .iter()
-            .filter(|one| one.algorithm.crc().is_none())
-            .map(|one| (one.clone(), Running::new(one.algorithm, size)))
-            .collect();
-        (!running.is_empty()).then_some(Self { running, position: 0 })
+        let declared: Vec<_> = declared.iter().filter(|one| one.algorithm.crc().is_none()).cloned().collect();
+        let running = Mutex::new(begin(&declared, size));
+        (!declared.is_empty()).then_some(Self { size, declared, running, position: AtomicU64::new(0) })
+    }
+
+    /// Bytes taken in.
+    pub(super) fn position(&self) -> u64 {
+        self.position.load(Ordering::Acquire)
+    }
+
+    /// Takes in group `index`, which has just been written, if it is the next. One that was taken in before may have had other
+    /// bytes then than are on disk now: everything is taken in anew.
+    pub(super) fn offer(&self, index: u64, bytes: &[u8]) {
+        let start = index * GROUP_BYTES;
+        let here = self.position();
+        if start > here {
+            return;
+        }
+        let mut running = if start < here {
+            self.lock()
+        } else {
+            match self.running.try_lock() {
+                Ok(running) => running,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                // Somebody reads it back.
+                Err(TryLockError::WouldBlock) => return,
+            }
+        };
+        let here = self.position();
+        if start < here {
+            *running = begin(&self.declared, self.size);
+            self.position.store(0, Ordering::Release);
+        } else if start == here {
+            self.update(&mut running, bytes);
+        }
     }
 
     /// Takes in what the partial has from here to byte `end`, or at most 16 groups of it. Blocking.
-    pub(super) fn advance(&mut self, partial: &Partial, end: u64) -> Result<(), StoreError> {
+    pub(super) fn advance(&self, partial: &Partial, end: u64) -> Result<(), StoreError> {
+        let mut running = self.lock();
         // Files take turns on the threads: none keeps one for longer than about 10 ms.
-        let end = end.min(self.position + 16 * GROUP_BYTES);
+        let end = end.min(self.position() + 16 * GROUP_BYTES);
         let mut buffer = vec![0; STRIDE];
-        while self.position < end {
-            let length = (end - self.position).min(STRIDE as u64) as usize;
-            partial.read_at(self.position, &mut buffer[..length])?;
-            for (_, running) in &mut self.running {
-                running.update(&buffer[..length]);
-            }
-            self.position += length as u64;
+        while self.position() < end {
+            let length = (end - self.position()).min(STRIDE as u64) as usize;
+            partial.read_at(self.position(), &mut buffer[..length])?;
+            self.update(&mut running, &buffer[..length]);
         }
         Ok(())
     }
 
     /// Compares, once everything was taken in.
-    pub(super) fn finish(self) -> Result<(), Mismatch> {
-        self.running.into_iter().try_for_each(|(declared, running)| compare(&declared, running.finish()))
+    pub(super) fn finish(&self) -> Result<(), Mismatch> {
+        let running = std::mem::take(&mut *self.lock());
+        self.declared.iter().zip(running).try_for_each(|(declared, running)| compare(declared, running.finish()))
     }
+
+    fn update(&self, running: &mut [Running], bytes: &[u8]) {
+        // Several digests of one file are rare; each stride is then still in cache for the next.
+        for stride in bytes.chunks(STRIDE) {
+            running.iter_mut().for_each(|one| one.update(stride));
+        }
+        self.position.fetch_add(bytes.len() as u64, Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn begin(declared: &[Declared], size: u64) -> Vec<Running> {
+    declared.iter().map(|one| Running::new(one.algorithm, size)).collect()
 }
 
 #[cfg(test)]
@@ -207,5 +257,43 @@ mod tests {
             });
             assert_eq!(combined, crc_fast::checksum(crc, &data), "{algorithm:?}");
         }
+    }
+
+    #[test]
+    fn what_comes_in_order_is_taken_in_as_it_comes_and_what_comes_again_from_the_start() {
+        let size = 3 * GROUP_BYTES + 12_345;
+        let data: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+        let group = |index| {
+            let range = group_range(size, index);
+            &data[range.start as usize..range.end as usize]
+        };
+        let hex = {
+            let mut whole = Running::new(Algorithm::Sha256, size);
+            whole.update(&data);
+            whole.finish()
+        };
+        let declared = [declared(Algorithm::Sha256, &hex), declared(Algorithm::Crc32c, "")];
+        assert!(Sequence::new(size, &declared[1..]).is_none());
+        let sequence = Sequence::new(size, &declared).unwrap();
+        sequence.offer(1, group(1));
+        assert_eq!(sequence.position(), 0, "it is not the next");
+        sequence.offer(0, group(0));
+        sequence.offer(2, group(2));
+        assert_eq!(sequence.position(), GROUP_BYTES);
+        sequence.offer(1, group(1));
+        // A group that is written again may replace what was taken in.
+        sequence.offer(1, group(1));
+        assert_eq!(sequence.position(), 0, "it begins anew");
+        for index in 0..4 {
+            sequence.offer(index, group(index));
+        }
+        assert_eq!(sequence.position(), size);
+        assert_eq!(sequence.finish(), Ok(()));
+        // While somebody reads back, what comes is left to him.
+        let sequence = Sequence::new(size, &declared).unwrap();
+        let reading = sequence.lock();
+        sequence.offer(0, group(0));
+        assert_eq!(sequence.position(), 0);
+        drop(reading);
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::digests::{self, Crcs, Mismatch, Sequence};
+use super::digests::{self, Mismatch};
 use super::flight::{Errand, Flight, Flights};
 use super::gear::Gear;
 use super::pump::{FileSource, Pump};
@@ -151,8 +151,7 @@ impl Leader {
         let (partial, users) = (Arc::new(partial), TaskTracker::new());
         let missing = partial.missing();
         let of = Use::new(Arc::clone(&partial), users.token());
-        let crcs = Crcs::new(size, &remote.declared);
-        let sink = Arc::new(LargeSink::new(of, crcs, outboard, group_count(size), &missing));
+        let sink = Arc::new(LargeSink::new(of, &remote.declared, outboard, &missing));
         let shape = if self.flight.errand.is_steady() { Shape::Ranges } else { Shape::Sequential };
         let answer =
             self.pump.add(self.new_file(shape, missing), self.source(&remote, Sink::Large(Arc::clone(&sink)))).await;
@@ -279,6 +278,7 @@ impl Leader {
             missing,
             shape,
             steady: self.flight.errand.is_steady(),
+            ordered: remote.declared.iter().any(|one| one.algorithm.crc().is_none()),
         }
     }
 
@@ -319,7 +319,6 @@ impl Fetching<'_> {
     /// Until everything is here and compared. Uses of the partial end with it.
     async fn run(self) -> Result<(), Short> {
         let Self { leader, sink, answer } = self;
-        let sequence = Sequence::new(leader.flight.errand.remote.size, &leader.flight.errand.remote.declared);
         let arriving = async {
             match leader.outcome(leader.flight.file, answer).await {
                 Outcome::Done => Ok(()),
@@ -328,13 +327,7 @@ impl Fetching<'_> {
                 Outcome::Removed => Err(TransferError::Cancelled.into()),
             }
         };
-        let following = async {
-            match sequence {
-                Some(sequence) => leader.follow(&sink, sequence).await,
-                None => Ok(()),
-            }
-        };
-        let all = async { tokio::try_join!(arriving, following) };
+        let all = async { tokio::try_join!(arriving, leader.follow(&sink)) };
         tokio::select! {
             outcome = all => drop(outcome?),
             short = leader.sync_now_and_then(&sink) => return Err(short),
@@ -344,25 +337,26 @@ impl Fetching<'_> {
 }
 
 impl Leader {
-    /// Computes the sequential digests behind the front of what has arrived.
-    async fn follow(&self, sink: &Arc<LargeSink>, mut sequence: Sequence) -> Result<(), Short> {
+    /// Computes the sequential digests of what came out of order, behind the front of what has arrived; compares when all has.
+    async fn follow(&self, sink: &Arc<LargeSink>) -> Result<(), Short> {
+        let Some(sequence) = &sink.sequence else { return Ok(()) };
         let remote: &RemoteFile = &self.flight.errand.remote;
         let mut front = sink.contiguous.subscribe();
-        while sequence.position < remote.size {
-            let groups = match front.wait_for(|groups| groups * GROUP_BYTES > sequence.position).await {
-                Ok(groups) => *groups,
+        loop {
+            let marked = |groups: &u64| (groups * GROUP_BYTES).min(remote.size);
+            let due = |groups: &u64| marked(groups) == remote.size || marked(groups) > sequence.position();
+            let end = match front.wait_for(due).await {
+                Ok(groups) => marked(&groups),
                 Err(_) => return Err(defect("a file lost its front").into()),
             };
-            let (end, of) = ((groups * GROUP_BYTES).min(remote.size), sink.of.clone());
-            let work = move || {
-                let outcome = sequence.advance(&of, end);
-                (sequence, outcome)
-            };
-            let (back, outcome) = self.gear.digest.run(work).await.map_err(|error| defect(&error.to_string()))?;
+            if end == remote.size && sequence.position() == end {
+                return self.judge(sequence.finish());
+            }
+            let sink = Arc::clone(sink);
+            let work = move || sink.sequence.as_ref().map_or(Ok(()), |sequence| sequence.advance(&sink.of, end));
+            let outcome = self.gear.digest.run(work).await.map_err(|error| defect(&error.to_string()))?;
             outcome.map_err(|error| TransferError::store(&remote.path, error))?;
-            sequence = back;
         }
-        self.judge(sequence.finish())
     }
 
     /// Compares what is computed at the end: CRCs, and the root that a manifest names.

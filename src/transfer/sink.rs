@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::watch;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::digests::Crcs;
-use crate::digest::{Declared, GroupCv, Hash, Outboard, WrongBytes};
+use super::digests::{Crcs, Sequence};
+use crate::digest::{Declared, GroupCv, Hash, Outboard, WrongBytes, group_count};
 use crate::model::FlightKey;
 use crate::store::{BlobHold, Partial, Reservation, StoreError};
 
@@ -23,6 +23,8 @@ pub(super) struct Use {
 pub(super) struct LargeSink {
     pub(super) of: Use,
     pub(super) crcs: Crcs,
+    /// The digests that are sequential over the file, if any is declared.
+    pub(super) sequence: Option<Sequence>,
     /// What every group must be, where the origin can prove it.
     outboard: Option<Outboard>,
     front: Mutex<Front>,
@@ -87,19 +89,20 @@ impl std::ops::Deref for Use {
 impl LargeSink {
     pub(super) fn new(
         of: Use,
-        crcs: Crcs,
+        declared: &[Declared],
         outboard: Option<Outboard>,
-        groups: u64,
         missing: &[std::ops::Range<u64>],
     ) -> Self {
-        let mut here = vec![true; usize::try_from(groups).unwrap_or(usize::MAX)];
+        let size = of.size();
+        let mut here = vec![true; usize::try_from(group_count(size)).unwrap_or(usize::MAX)];
         for run in missing {
             here[run.start as usize..run.end as usize].fill(false);
         }
         let mut front = Front { here, contiguous: 0 };
         front.advance();
         let contiguous = watch::Sender::new(front.contiguous as u64);
-        Self { of, crcs, outboard, front: Mutex::new(front), contiguous }
+        let (crcs, sequence) = (Crcs::new(size, declared), Sequence::new(size, declared));
+        Self { of, crcs, sequence, outboard, front: Mutex::new(front), contiguous }
     }
 
     /// Hashes and writes one group. `None`: it is not what it must be, and is not written. Blocking.
@@ -110,6 +113,9 @@ impl LargeSink {
         };
         if written.is_some() {
             self.crcs.update(group, bytes);
+            if let Some(sequence) = &self.sequence {
+                sequence.offer(group, bytes);
+            }
         }
         Ok(written)
     }

@@ -47,8 +47,7 @@ struct Queue {
     large: VecDeque<FileId>,
 }
 
-/// Large files that are asked for at once. One would bound the transfer by the speed of one sequential digest (2 GB/s), many
-/// would finish all files at the very end.
+/// Large files that are asked for at once where their order is of no account. More would finish all of them at the very end.
 const WIDTH: usize = 4;
 /// What a part should take. At half, requests cost a connection with 30 ms of latency 8 % of its time; at twice, a break or
 /// a late end costs twice as much.
@@ -134,7 +133,9 @@ impl Lane {
         if self.large_slot(class) && !self.small_first(class) {
             let queue = &self.queues[class as usize];
             let parts = |id: &FileId| files.get(id).map_or(usize::MAX, |file| file.parts.len());
-            let id = queue.large.iter().take(WIDTH).min_by_key(|id| parts(id)).copied()?;
+            let ordered = queue.large.front().and_then(|id| files.get(id)).is_some_and(|file| file.ordered);
+            let width = if ordered { WIDTH.max(self.climb.target() as usize) } else { WIDTH };
+            let id = queue.large.iter().take(width).min_by_key(|id| parts(id)).copied()?;
             let left = queue.large.iter().filter_map(|id| files.get(id)).map(File::ready_groups).sum();
             return Some((id, self.part_groups(left)));
         }

@@ -6,8 +6,9 @@
 //! the origin can bear, and none could let a waiting pod's bytes pass before a prefetch.
 //!
 //! - **Small files** are asked for whole. They are bound by latency, so they use connections beyond the measured number.
-//! - **Large files** are asked for in parts, first group first, over a few files at a time: the origin's sequential digest
-//!   follows the front of each file and several can be computed at once.
+//! - **Large files** are asked for in parts, first group first, over a few files at a time. Where an origin's digest is sequential
+//!   over the file, over as many as there are connections: what comes in order is hashed as it comes, and with one connection a
+//!   file everything does.
 //! - **Parts** take about 0.75 s each at the measured rate, and get smaller when little is left, so that connections end
 //!   together. A connection that falls behind all the same gives the second half of its rest to an idle one: its end is
 //!   lowered, and what it has claimed it finishes, so no byte is asked for twice.
@@ -71,6 +72,8 @@ pub(super) struct NewFile {
     pub(super) shape: Shape,
     /// Whether bytes of two responses are known to be of one version. If not, a broken response means to start over.
     pub(super) steady: bool,
+    /// Whether a digest is computed over its bytes in their order.
+    pub(super) ordered: bool,
 }
 
 /// What happened.

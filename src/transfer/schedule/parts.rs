@@ -26,6 +26,7 @@ pub(super) struct File<E> {
     pub(super) class: Priority,
     pub(super) shape: Shape,
     pub(super) steady: bool,
+    pub(super) ordered: bool,
     groups: u64,
     /// Groups that have not arrived.
     pub(super) left: u64,
@@ -98,6 +99,7 @@ impl<E> File<E> {
             class: new.class,
             shape: new.shape,
             steady: new.steady,
+            ordered: new.ordered,
             groups: new.groups,
             left: ready.iter().map(Run::len).sum(),
             arrived: false,

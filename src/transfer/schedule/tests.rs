@@ -36,6 +36,7 @@ pub(super) fn file(id: u64, groups: u64, shape: Shape) -> NewFile {
         missing,
         shape,
         steady: shape != Shape::Sequential,
+        ordered: false,
     }
 }
 
@@ -83,6 +84,23 @@ fn a_file_is_asked_for_from_its_start_in_parts() {
     let opened = orders(&schedule.on(Event::Add(file(1, 1000, Shape::Ranges)), now));
     let ranges: Vec<_> = opened.iter().map(|order| order.groups.clone()).collect();
     assert_eq!(ranges, [0..16, 16..32, 32..48, 48..64]);
+}
+
+#[test]
+fn files_whose_digest_wants_their_order_are_asked_for_side_by_side() {
+    let now = Instant::now();
+    let config = Config { connections_start: 8, connections_max: 8, ..plain() };
+    for (ordered, most) in [(false, 2), (true, 1)] {
+        let mut schedule = Schedule::<&str>::new(Limits::new(&config), 1);
+        let mut opened = Vec::new();
+        for id in 1..=8 {
+            opened.extend(orders(&schedule.on(Event::Add(NewFile { ordered, ..file(id, 1000, Shape::Ranges) }), now)));
+        }
+        opened.extend(orders(&schedule.on(Event::Answered { part: opened[0].part }, now)));
+        assert_eq!(opened.len(), 8);
+        let of = |id| opened.iter().filter(|order| order.file == FileId(id)).count();
+        assert_eq!((1..=8).map(of).max(), Some(most), "ordered: {ordered}");
+    }
 }
 
 #[test]
@@ -553,7 +571,7 @@ proptest! {
                 }
                 let id = FileId(id as u64);
                 let class = if prefetch { Priority::Prefetch } else { Priority::Demand };
-                (id, NewFile { id, lane: LaneId(lane), class, groups, missing, shape, steady })
+                (id, NewFile { id, lane: LaneId(lane), class, groups, missing, shape, steady, ordered: id.0 % 2 == 0 })
             })
             .collect();
         let world = World {
