@@ -50,6 +50,8 @@ enum Left {
 /// The body, and how far it has come.
 struct Arriving {
     bytes: Box<dyn Body>,
+    /// The origin has answered with the range that was asked for, and not with the whole file.
+    ranged: bool,
     /// Offset in the file of the next byte.
     position: u64,
     patience: Patience,
@@ -156,6 +158,9 @@ impl Stream {
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
         if size > 0 {
             let Some(mut body) = self.open(0).await? else { return Err(Left::Failed(self.wrong_start(0, 0))) };
+            if body.ranged {
+                self.reporter.answered(self.order.part).await;
+            }
             self.fill(&mut body, &mut bytes).await?;
             let _ = tokio::time::timeout(LAST_WORD, body.bytes.read(&mut [0])).await;
         }
@@ -221,7 +226,7 @@ impl Stream {
             return Ok(None);
         }
         let patience = Patience::new(stall, self.gear.config.stall_bytes.0);
-        Ok(Some(Arriving { bytes, position: start, patience }))
+        Ok(Some(Arriving { bytes, ranged: !ignores_ranges, position: start, patience }))
     }
 
     /// Takes the next bytes into all of `into`.

@@ -8,8 +8,8 @@ use super::{Head, HttpOrigin};
 use crate::model::source::SourceError;
 use crate::model::{FilePath, INDEX_LIMIT, Manifest, Reference, index_shards};
 
-/// Questions under way at once.
-const AT_ONCE: usize = 8;
+/// Questions under way at once: two rounds of them for most models, over no more connections than its bytes will come by.
+const AT_ONCE: usize = 16;
 
 /// Weights that have a fixed name; shards are named by the index.
 const WEIGHTS: [&str; 3] = ["model.safetensors", "pytorch_model.bin", "adapter_model.safetensors"];

@@ -85,7 +85,7 @@ pub(super) enum Event<E> {
     Remove(FileId),
     /// Who wants it has changed.
     Reclass(FileId, Priority),
-    /// The origin has begun to send what a part asked for.
+    /// The origin has begun to send the range that a part asked for.
     Answered { part: PartId },
     /// Groups of a part are on disk and marked.
     Arrived { part: PartId, groups: Range<u64> },
@@ -309,7 +309,8 @@ impl<E: Clone + std::fmt::Debug> Schedule<E> {
         let Some(file) = self.files.get(&part.file) else { return };
         let Some(lane) = self.lanes.get_mut(&file.lane) else { return };
         lane.answered_in(now.saturating_duration_since(part.opened_at));
-        if file.shape == Shape::Ranges {
+        // Small files come before the large ones, so that usually nothing large has to be tried alone.
+        if file.shape != Shape::Sequential {
             lane.ranges.get_or_insert(true);
         }
     }

@@ -65,6 +65,12 @@ fn an_origin_shows_first_that_it_knows_ranges() {
     let first = orders(&schedule.on(Event::Add(file(1, 1000, Shape::Ranges)), now));
     assert_eq!(first.len(), 1);
     assert_eq!(orders(&schedule.on(Event::Answered { part: first[0].part }, now)).len(), 3);
+    // A small file that came as the range that was asked for has shown it.
+    let mut schedule = Schedule::<&str>::new(Limits::new(&plain()), 1);
+    let small = orders(&schedule.on(Event::Add(file(1, 1, Shape::Whole)), now));
+    schedule.on(Event::Answered { part: small[0].part }, now);
+    schedule.on(Event::Ended { part: small[0].part, end: PartEnd::Done }, now);
+    assert_eq!(orders(&schedule.on(Event::Add(file(2, 1000, Shape::Ranges)), now)).len(), 4);
     let mut schedule = Schedule::<&str>::new(Limits::new(&plain()), 1);
     let first = orders(&schedule.on(Event::Add(file(1, 1000, Shape::Ranges)), now));
     let again = orders(&schedule.on(Event::Ended { part: first[0].part, end: PartEnd::RangesIgnored }, now));
