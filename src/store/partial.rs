@@ -20,7 +20,7 @@ use crate::digest::{
 };
 use crate::model::FlightKey;
 use crate::sys::copy::reflink;
-use crate::sys::durable::{preallocate, sync_data, sync_directory};
+use crate::sys::durable::{preallocate, start_writeback, sync_data, sync_directory};
 use crate::sys::mutant::mutant;
 use crate::sys::read_write::{pread_exact, pwrite_all};
 
@@ -228,10 +228,14 @@ impl Partial {
         let mut state = self.state();
         let line = journal::received_line(state.generation, first, cvs);
         self.inner.note(state.journal.write_all(&line).at("write journal", &self.directory))?;
-        let first = usize::try_from(first).unwrap_or(usize::MAX);
-        for (slot, cv) in state.cvs.iter_mut().skip(first).zip(cvs) {
+        let index = usize::try_from(first).unwrap_or(usize::MAX);
+        for (slot, cv) in state.cvs.iter_mut().skip(index).zip(cvs) {
             *slot = Some(*cv);
         }
+        drop(state);
+        // The disk works while the network does: left to the kernel, most of it would begin with the sync at the end.
+        let end = (first + cvs.len() as u64) * GROUP_BYTES;
+        start_writeback(&self.data, first * GROUP_BYTES..end.min(self.size));
         Ok(())
     }
 

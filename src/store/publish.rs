@@ -177,16 +177,13 @@ impl Inner {
         fs::create_dir(stage).at("make tree", stage)?;
         let mut directories: BTreeSet<PathBuf> = BTreeSet::new();
         for file in manifest.files() {
-            let target = stage.join(&file.path);
             let mut above = file.path.parent();
-            while let Some(directory) = above {
+            while let Some(directory) = above.filter(|directory| !directories.contains(&stage.join(directory))) {
+                fs::create_dir_all(stage.join(directory)).at("make tree", &stage.join(directory))?;
                 directories.insert(stage.join(directory));
                 above = directory.rsplit_once('/').map(|(above, _)| above);
             }
-            if let Some(parent) = target.parent() {
-                fs::create_dir_all(parent).at("make tree", parent)?;
-            }
-            self.link_blob(&file.blake3, &target)?;
+            self.link_blob(&file.blake3, &stage.join(&file.path))?;
         }
         for directory in directories {
             fs::set_permissions(&directory, fs::Permissions::from_mode(0o555))

@@ -196,7 +196,7 @@ impl Inner {
             .iter()
             .map(|(_, path)| {
                 let file = self.note(File::open(path).at("open blob", path))?;
-                start_writeback(&file);
+                start_writeback(&file, 0..0);
                 Ok(file)
             })
             .collect::<Result<_, StoreError>>()?;

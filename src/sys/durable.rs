@@ -47,11 +47,13 @@ pub fn make_directories(path: &Path) -> io::Result<()> {
     })
 }
 
-/// Starts writing dirty pages of `file` without waiting, so that a batch of later syncs overlaps. A hint: failure is ignored.
-pub fn start_writeback(file: &File) {
+/// Starts writing dirty pages in `range` of `file` without waiting, so that a later sync finds little to do; `0..0` is all of it.
+/// A hint: failure is ignored, and told by that sync.
+pub fn start_writeback(file: &File, range: std::ops::Range<u64>) {
     use std::os::fd::AsRawFd;
-    // SAFETY: the descriptor is open for the duration of the call; offset 0 and length 0 mean the whole file.
-    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+    let (Ok(start), Ok(length)) = (i64::try_from(range.start), i64::try_from(range.end - range.start)) else { return };
+    // SAFETY: the descriptor is open for the duration of the call, which takes no memory.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), start, length, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// Renames without replacing.

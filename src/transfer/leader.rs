@@ -107,14 +107,16 @@ impl Leader {
     async fn attempt(&self, number: u32) -> Result<BlobHold, Short> {
         let remote = &self.flight.errand.remote;
         let errand = self.flight.errand.clone();
-        // Somebody may have completed it between the plan and now.
-        if let Some(hold) = self.gear.ask(&remote.path, move |store| Ok(errand.find(store))).await? {
+        // A small file that came wrong comes again group by group, where that can tell which one it is.
+        let whole = remote.size <= self.gear.small_bytes && (number == 0 || remote.outboard.is_none());
+        // Somebody may have completed it between the plan and now. Asking that of a small file costs as much as fetching it.
+        if (!whole || number > 0)
+            && let Some(hold) = self.gear.ask(&remote.path, move |store| Ok(errand.find(store))).await?
+        {
             self.flight.flow.verified(hold.size);
             return Ok(hold);
         }
         let key = self.flight.errand.key_for_store(number);
-        // A small file that came wrong comes again group by group, where that can tell which one it is.
-        let whole = remote.size <= self.gear.small_bytes && (number == 0 || remote.outboard.is_none());
         if whole { self.small(key).await } else { self.large(key).await }
     }
 

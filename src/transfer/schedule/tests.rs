@@ -577,7 +577,7 @@ proptest! {
                 }
                 let id = FileId(id as u64);
                 let class = if prefetch { Priority::Prefetch } else { Priority::Demand };
-                (id, NewFile { id, lane: LaneId(lane), class, groups, missing, shape, steady, ordered: id.0 % 2 == 0 })
+                (id, NewFile { id, lane: LaneId(lane), class, groups, missing, shape, steady, ordered: id.0.is_multiple_of(2) })
             })
             .collect();
         let world = World {
