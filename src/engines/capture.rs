@@ -117,9 +117,8 @@ impl Engines {
             let union = before.as_ref().filter(|before| {
                 draft.key.kind() == BundleKind::Kernel && !draft.refresh && draft.base != Some(before.id)
             });
-            let files = plan(&draft, union);
-            let total: u64 = files.iter().map(|file| file.size).sum();
-            check_size(total, engines.inner.policy.config().bundle_bytes_max.0)?;
+            let mut files = plan(&draft, union);
+            shed(&mut files, engines.inner.policy.config().bundle_bytes_max.0);
             let union = union.map(Held::open_pack).transpose()?;
             let packing = None;
             Ok(Begun::Wanted(Box::new(Capturing { engines, scope, draft, packing, files, union, before, _turn: turn })))
@@ -146,7 +145,7 @@ impl Engines {
             if self.inner.store.remove(scope, &model.record.id).is_ok()
                 && let Some(id) = shelf::id_of(&model)
             {
-                self.inner.guard.forget(&id, scope);
+                self.inner.guard.forget(&id);
             }
         }
     }
@@ -373,6 +372,32 @@ fn plan(draft: &Draft, union: Option<&Held>) -> Vec<Planned> {
     }));
     files.sort_by(|one, other| one.path.cmp(&other.path));
     files
+}
+
+/// Leaves out what is taken over, by whole entries, the oldest first, until the rest is a bundle that the node takes.
+fn shed(files: &mut Vec<Planned>, most: u64) {
+    let total: u64 = files.iter().map(|file| file.size).sum();
+    let mut excess = total.saturating_sub(most);
+    if excess == 0 {
+        return;
+    }
+    let entry = |file: &Planned| file.path.parent().unwrap_or_default().to_owned();
+    let mut entries: HashMap<String, (u64, u64)> = HashMap::new();
+    for file in files.iter().filter(|file| file.held.is_some()) {
+        let (newest, bytes) = entries.entry(entry(file)).or_default();
+        (*newest, *bytes) = ((*newest).max(file.mtime_ns), *bytes + file.size);
+    }
+    let mut oldest: Vec<_> = entries.into_iter().map(|(entry, (newest, bytes))| (newest, entry, bytes)).collect();
+    oldest.sort();
+    let mut gone = HashSet::new();
+    for (_, entry, bytes) in oldest {
+        if excess == 0 {
+            break;
+        }
+        excess = excess.saturating_sub(bytes);
+        gone.insert(entry);
+    }
+    files.retain(|file| file.held.is_none() || !gone.contains(&entry(file)));
 }
 
 /// The directories above a path, nearest first.

@@ -27,6 +27,9 @@ struct Record {
     /// An operator's word: it holds for everybody.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     for_all: bool,
+    /// It was let off once, and has not proved itself since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    doubted: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     attempts: Vec<Attempt>,
 }
@@ -71,8 +74,14 @@ impl Guard {
     }
 
     fn read(&self, scope: &Tenant, bundle: &BundleId) -> Result<Record, EngineError> {
-        let fresh =
-            || Record { version: 1, bundle: *bundle, standing: Standing::Clean, for_all: false, attempts: Vec::new() };
+        let fresh = || Record {
+            version: 1,
+            bundle: *bundle,
+            standing: Standing::Clean,
+            for_all: false,
+            doubted: false,
+            attempts: Vec::new(),
+        };
         let path = self.directory.join(scope.as_str()).join(format!("{bundle}.json"));
         let Some(text) = read_limited(&path, RECORD_LIMIT)? else { return Ok(fresh()) };
         match serde_json::from_slice::<Record>(&text) {
@@ -89,7 +98,7 @@ impl Guard {
         let directory = self.directory.join(scope.as_str());
         let name = format!("{}.json", record.bundle);
         let path = directory.join(&name);
-        if record.standing == Standing::Clean && record.attempts.is_empty() {
+        if record.standing == Standing::Clean && record.attempts.is_empty() && !record.doubted {
             return match fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     Err(EngineError::io("remove", &path, error))
@@ -140,8 +149,20 @@ impl Guard {
             record.attempts.retain(|other| other.id != *attempt);
             let quarantined = matches!(record.standing, Standing::Quarantined { .. });
             match end {
-                // What was proved bad by a start with and one without it is not made good by a third.
-                AttemptEnd::Ready | AttemptEnd::Cleared if !quarantined => record.standing = Standing::Clean,
+                // What was proved bad by a start with and one without it is not made good by a third. What came up with it, or fails
+                // without it as well, says the same of the starts before it.
+                AttemptEnd::Ready | AttemptEnd::Cleared if !quarantined => {
+                    record.standing = Standing::Clean;
+                    record.doubted &= end == AttemptEnd::Cleared;
+                    record.attempts.clear();
+                }
+                AttemptEnd::Doubt { .. } if !quarantined && !record.doubted => {
+                    (record.standing, record.doubted) = (Standing::Clean, true);
+                    record.attempts.clear();
+                }
+                AttemptEnd::Doubt { reason } if !quarantined => {
+                    record.standing = Standing::Quarantined { reason: cut(reason), at };
+                }
                 AttemptEnd::Suspect { reason } if !quarantined => {
                     record.standing = Standing::Suspect { reason: cut(reason), at };
                 }
@@ -152,6 +173,16 @@ impl Guard {
                 _ => {}
             }
         })
+    }
+
+    /// Whether an attempt is noted: its end may be, also when the bundle is gone.
+    pub(super) fn knows(&self, scope: &Tenant, bundle: &BundleId, attempt: &AttemptId) -> Result<bool, EngineError> {
+        Ok(self.read(scope, bundle)?.attempts.iter().any(|known| known.id == *attempt))
+    }
+
+    /// Whether a bundle has been let off once.
+    pub(super) fn is_doubted(&self, scope: &Tenant, bundle: &BundleId) -> Result<bool, EngineError> {
+        Ok(self.read(scope, bundle)?.doubted)
     }
 
     /// How a bundle stands for a scope, and when its unfinished attempts of this boot began.
@@ -181,11 +212,13 @@ impl Guard {
         scopes.map(|scope| self.read(&scope, bundle)).collect()
     }
 
-    /// Removes the records of bundles that are gone.
-    pub(super) fn forget(&self, bundle: &BundleId, scope: &Tenant) {
+    /// Removes all records of a bundle that is gone.
+    pub(super) fn forget(&self, bundle: &BundleId) {
         let _one = self.lock();
-        // Left over, it says something of a bundle that nobody has.
-        let _ = fs::remove_file(self.directory.join(scope.as_str()).join(format!("{bundle}.json")));
+        for scope in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            // Left over, it says something of a bundle that nobody has.
+            let _ = fs::remove_file(scope.path().join(format!("{bundle}.json")));
+        }
     }
 }
 
@@ -224,6 +257,34 @@ mod tests {
         assert_eq!(guard_again.standing(&one, &bundle).unwrap(), (Standing::Clean, Vec::new()));
         let left = fs::read_dir(root.path().join("engines/uid-1")).unwrap().count();
         assert_eq!(left, 0, "nothing is kept of what is clean");
+    }
+
+    #[test]
+    fn what_nobody_has_seen_is_let_off_once() {
+        let root = tempfile::tempdir().unwrap();
+        let (guard, bundle) = (guard(root.path(), "a"), BundleId::from(Hash::of(b"bundle")));
+        let [one, ..] = scopes();
+        let begin = || guard.begin(&one, &bundle).unwrap();
+        let end = |attempt: &AttemptId, end| guard.end(&one, &bundle, attempt, end, false).unwrap();
+        let doubt = || AttemptEnd::Doubt { reason: "it was broken off".to_owned() };
+        let (first, _killed) = (begin(), begin());
+        end(&first, AttemptEnd::Unknown);
+        assert_eq!(
+            guard.standing(&one, &bundle).unwrap().1.len(),
+            1,
+            "what is not known of one says nothing of another"
+        );
+        end(&begin(), doubt());
+        assert_eq!(guard.standing(&one, &bundle).unwrap(), (Standing::Clean, Vec::new()));
+        assert!(guard.is_doubted(&one, &bundle).unwrap());
+        // It proves itself, and has its chance again.
+        let (_killed, third) = (begin(), begin());
+        end(&third, AttemptEnd::Ready);
+        assert_eq!(guard.standing(&one, &bundle).unwrap(), (Standing::Clean, Vec::new()));
+        assert!(!guard.is_doubted(&one, &bundle).unwrap());
+        end(&begin(), doubt());
+        end(&begin(), doubt());
+        assert!(is_bad(&guard, &one, &bundle));
     }
 
     #[test]

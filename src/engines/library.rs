@@ -50,6 +50,9 @@ pub struct BundleRef {
     /// still under way are among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unfinished: Vec<u64>,
+    /// It has been let off once: see [`AttemptEnd::Doubt`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub doubted: bool,
     /// Every file is a blob of its own: it is used in place, read-only, and not copied.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_place: bool,
@@ -286,6 +289,14 @@ pub enum AttemptEnd {
     },
     /// It was not the bundle.
     Cleared,
+    /// Nobody has seen how it went: it says nothing.
+    Unknown,
+    /// A start without it came up, after starts with it of which nobody has seen the end. Once it is let off; the second time it is
+    /// quarantined.
+    Doubt {
+        /// What happened.
+        reason: String,
+    },
     /// It was the bundle.
     Quarantine {
         /// What happened.

@@ -98,6 +98,18 @@ pub struct Ready {
     pub port_arguments: Vec<String>,
     /// The port otherwise.
     pub port: Option<u16>,
+    /// Options that give the address it listens on.
+    pub host_arguments: Vec<String>,
+    /// Options that give a Unix socket instead.
+    pub socket_arguments: Vec<String>,
+    /// With one of these options it answers TLS only: then `line_otherwise` counts.
+    pub tls_arguments: Vec<String>,
+    /// With one of these options it answers nobody, and ends when it is told to.
+    pub silent_arguments: Vec<String>,
+    /// A line of its output that means the same as an answer, where nobody can ask.
+    pub line_otherwise: Option<String>,
+    /// Words of the command, one of which is there if it serves; otherwise it is done when it ends. Empty: it always serves.
+    pub serves: Vec<String>,
     /// A line of its output has this in it.
     pub line: Option<String>,
     /// A file that exists.

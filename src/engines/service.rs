@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::config::Config;
 use super::guard::Guard;
@@ -72,6 +72,8 @@ pub struct Opened {
 const NEAREST: usize = 8;
 /// Bundles that are looked through for them: reading one is reading its document.
 const LOOKED_THROUGH: usize = 256;
+/// Longest look for them: they explain a cold start, which is not to wait for that.
+const LOOK_LONGEST: Duration = Duration::from_millis(500);
 
 // === impl Engines ===
 
@@ -218,14 +220,21 @@ impl Engines {
         end: AttemptEnd,
     ) -> Result<(), EngineError> {
         let (engines, scope, id, attempt) = (self.clone(), scope.clone(), *id, attempt.clone());
-        if matches!(end, AttemptEnd::Quarantine { .. }) {
-            self.inner.metrics.engine_quarantines.inc();
-            tracing::info!(bundle = %id, %scope, ?end, "an engine bundle is quarantined");
-        }
         blocking(move || {
-            engines.inner.held(&scope, &id)?;
+            // Of a bundle that was evicted meanwhile the verdict is kept all the same: it may come back from the shared origin.
+            if !engines.inner.guard.knows(&scope, &id, &attempt)? {
+                engines.inner.held(&scope, &id)?;
+            }
+            let stands = || engines.inner.guard.standing(&scope, &id).map(|(standing, _)| standing);
+            let bad = || stands().map(|standing| matches!(standing, Standing::Quarantined { .. }));
+            let before = bad()?;
             // Nobody in particular speaks for nobody else.
-            engines.inner.guard.end(&scope, &id, &attempt, end, operator && scope.is_somebody())
+            engines.inner.guard.end(&scope, &id, &attempt, end, operator && scope.is_somebody())?;
+            if bad()? && !before {
+                engines.inner.metrics.engine_quarantines.inc();
+                tracing::info!(bundle = %id, %scope, "an engine bundle is quarantined");
+            }
+            Ok::<(), EngineError>(())
         })
         .await
     }
@@ -300,8 +309,8 @@ impl Inner {
         let digest = key.digest();
         let others = shelf::records(&self.store, &visible(scope), None);
         let others = others.iter().filter(|model| shelf::kind_of(model) == Some(key.kind())).take(LOOKED_THROUGH);
-        let mut near = Vec::new();
-        for model in others {
+        let (mut near, until) = (Vec::new(), Instant::now() + LOOK_LONGEST);
+        for model in others.take_while(|_| Instant::now() < until) {
             let Some(held) = self.read(model)? else { continue };
             if held.bundle.key.digest() != digest {
                 let bundle = self.reference(scope, &held)?;
@@ -377,6 +386,7 @@ impl Inner {
             evidence: bundle.evidence.clone(),
             standing,
             unfinished,
+            doubted: self.guard.is_doubted(scope, &held.id)?,
             in_place: bundle.pack.is_none(),
         })
     }

@@ -26,6 +26,7 @@ use super::service::Engines;
 use super::shelf;
 use super::{EngineError, blocking};
 use crate::base::ErrorKind;
+use crate::base::lifecycle::CancellationToken;
 use crate::digest::{GROUP_BYTES, Hash};
 use crate::model::sink::{Content, Existing, Put, Sink, Stored};
 use crate::model::source::{Origin, RemoteFile, SourceError, read_range};
@@ -74,6 +75,8 @@ const FRAMES_A_REQUEST: usize = 4;
 const REQUESTS: usize = 6;
 /// Fetches of less say nothing of a rate.
 const RATED: u64 = 8 << 20;
+/// Between two looks whether the last frames of a fetch that has ended are written.
+const STILL_WRITING: Duration = Duration::from_millis(2);
 /// Largest pointer.
 const POINTER_LIMIT: usize = 4096;
 
@@ -141,10 +144,10 @@ impl Shared {
         Ok((object, table))
     }
 
-    /// Fetches a pack into the store, going on where an earlier fetch broke off.
-    async fn fetch_pack(&self, store: &Store, pack: Pack) -> Result<BlobHold, EngineError> {
+    /// Fetches a pack into the store, going on where an earlier fetch broke off. Told to stop, it leaves what it has to the next.
+    async fn fetch_pack(&self, store: &Store, pack: Pack, stop: &CancellationToken) -> Result<BlobHold, EngineError> {
         let object_path = pack_path(pack)?;
-        let (object, table) = self.table(pack).await?;
+        let (object, table) = stop.run_until_cancelled(self.table(pack)).await.unwrap_or_else(|| Err(stopped()))?;
         let key = FlightKey::new(&Tenant::node(), &self.id, object_path.as_str(), "-", pack.size);
         let keeper = store.clone();
         let partial = blocking(move || {
@@ -167,7 +170,13 @@ impl Shared {
         let requests = frames.chunk_by(|one, next| one + 1 == *next).flat_map(|run| run.chunks(FRAMES_A_REQUEST));
         let fetches = requests.map(|frames| self.fetch_frames(&object, &table, frames, &partial));
         let fetches: Vec<_> = fetches.collect();
-        stream::iter(fetches).buffer_unordered(REQUESTS).try_collect::<()>().await?;
+        let fetched = stop.run_until_cancelled(stream::iter(fetches).buffer_unordered(REQUESTS).try_collect::<()>());
+        let fetched = fetched.await.unwrap_or_else(|| Err(stopped()));
+        // What is being written is written, whoever waits: some frames, in milliseconds.
+        while Arc::strong_count(&partial) > 1 {
+            tokio::time::sleep(STILL_WRITING).await;
+        }
+        fetched?;
         let partial = Arc::into_inner(partial).ok_or(EngineError::Defect)?;
         blocking(move || Ok(partial.complete(Some(pack.blake3), &[])?)).await
     }
@@ -202,8 +211,9 @@ impl Engines {
     /// Brings what the shared origin has for a key to the node, for all who may ask it. Goes on when nobody waits any more.
     pub(super) async fn fetch(&self, scope: &Tenant, key: &Hash) -> Result<Fetched, EngineError> {
         let (engines, scope, key) = (self.clone(), scope.clone(), *key);
+        let stop = self.inner.background.token();
         let fetch = self.inner.background.spawn("engine fetch", async move {
-            let outcome = engines.fetch_now(&scope, &key).await;
+            let outcome = engines.fetch_now(&scope, &key, &stop).await;
             let which = match &outcome {
                 Ok(None) => "absent",
                 Ok(Some(Ok(()))) => "fetched",
@@ -216,17 +226,20 @@ impl Engines {
         fetch.await.ok().flatten().unwrap_or(Err(EngineError::Defect))
     }
 
-    async fn fetch_now(&self, scope: &Tenant, key: &Hash) -> Result<Fetched, EngineError> {
+    async fn fetch_now(&self, scope: &Tenant, key: &Hash, stop: &CancellationToken) -> Result<Fetched, EngineError> {
         let Some(shared) = &self.inner.shared else { return Ok(None) };
-        let _turn = self.turn(&Tenant::node(), key).await;
-        let Some(id) = shared.pointer(key).await? else { return Ok(None) };
+        let Some(turn) = stop.run_until_cancelled(self.turn(&Tenant::node(), key)).await else { return Err(stopped()) };
+        let _turn = turn;
+        let pointed = stop.run_until_cancelled(shared.pointer(key)).await;
+        let Some(id) = pointed.unwrap_or_else(|| Err(stopped()))? else { return Ok(None) };
         let here = shelf::records(&self.inner.store, &[Tenant::node()], Some(key));
         if here.iter().any(|model| shelf::id_of(model) == Some(id)) {
             // Somebody else has fetched it while we waited; what there is against it has been said.
             return Ok(Some(Ok(())));
         }
         let refused = |why| Ok(Some(Err(Box::new(Refused { bundle: None, id: Some(id), why }))));
-        let Offered { bundle, signature } = match self.offered(shared, key, id).await? {
+        let offered = stop.run_until_cancelled(self.offered(shared, key, id)).await;
+        let Offered { bundle, signature } = match offered.unwrap_or_else(|| Err(stopped()))? {
             Ok(offered) => offered,
             Err(why) => return refused(why),
         };
@@ -238,7 +251,7 @@ impl Engines {
             return refused(Refusal::TooLarge { bytes: wanted.size, limit });
         }
         let (begun, size) = (std::time::Instant::now(), wanted.size);
-        let pack = match shared.fetch_pack(&self.inner.store, wanted).await {
+        let pack = match shared.fetch_pack(&self.inner.store, wanted, stop).await {
             Ok(pack) => {
                 // Small ones say more of latency than of the rate.
                 if size >= RATED {
@@ -303,6 +316,11 @@ impl Engines {
         }
         Ok(Ok(Offered { bundle, signature }))
     }
+}
+
+/// The node stops, or a command gives its store back: what has come stays for the next.
+fn stopped() -> EngineError {
+    EngineError::Timeout { what: "fetching from the shared origin".to_owned() }
 }
 
 /// Writes consecutive groups and notes them as received. Blocking.

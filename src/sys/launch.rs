@@ -116,6 +116,23 @@ impl Mounts {
     }
 }
 
+/// Those that runtimes give to every container that runs as root: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP,
+/// NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE, SETFCAP.
+const GIVEN_TO_ALL: u64 = 0xa804_25fb;
+
+/// Whether this process has capabilities that somebody has given to it on purpose, as IPC_LOCK for memory that network cards
+/// write to. In a user namespace of its own they would count for nothing.
+#[must_use]
+pub fn has_been_given_capabilities() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| has_more_than_all(&status))
+}
+
+fn has_more_than_all(status: &str) -> bool {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    effective.is_some_and(|effective| effective & !GIVEN_TO_ALL != 0)
+}
+
 fn write_whole(path: &std::ffi::CStr, text: &[u8]) -> io::Result<()> {
     // SAFETY: the path is NUL-terminated, the text lives for the call, the descriptor is closed once.
     unsafe {
@@ -160,12 +177,59 @@ pub fn start(
     Pid::from_raw(child.id().cast_signed()).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// Makes this process the parent of what its children leave behind, as process 1 is: so it can be found and ended.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn adopt_orphans() -> io::Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    Ok(())
+}
+
+fn adopts_orphans() -> bool {
+    std::process::id() == 1 || rustix::process::child_subreaper().is_ok_and(|is| is.is_some())
+}
+
+/// What stems from this process and runs, but for what runs the same program as a child of its own: that is a helper.
+#[must_use]
+pub fn descendants() -> Vec<Pid> {
+    let number = |name: &std::ffi::OsStr| name.to_str()?.parse::<i32>().ok();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    // After the name, which may have anything in it and ends at the last parenthesis: state and parent.
+    let facts = entries.filter_map(|entry| {
+        let (pid, text) = (number(&entry.file_name())?, std::fs::read_to_string(entry.path().join("stat")).ok()?);
+        let mut words = text.rsplit_once(')')?.1.split_ascii_whitespace();
+        let (state, parent) = (words.next()?, words.next()?.parse::<i32>().ok()?);
+        Some((pid, parent, !matches!(state, "Z" | "X")))
+    });
+    let facts: Vec<(i32, i32, bool)> = facts.collect();
+    let program = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let (own, ours) = (rustix::process::getpid().as_raw_nonzero().get(), program("self"));
+    let (mut found, mut above) = (Vec::new(), vec![own]);
+    while let Some(parent) = above.pop() {
+        for (pid, _, runs) in facts.iter().filter(|(_, of, _)| *of == parent) {
+            if parent == own && ours.is_some() && program(&pid.to_string()) == ours {
+                continue;
+            }
+            above.push(*pid);
+            found.extend(Pid::from_raw(*pid).filter(|_| *runs));
+        }
+    }
+    found
+}
+
+/// Reaps what has ended, whatever it was. For when no child is waited for.
+pub fn reap_orphans() {
+    // SAFETY: numbers in, a code out; what it was does not matter.
+    while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
+}
+
 /// Waits until a child has ended, without reaping it: its number stays its own.
 ///
 /// # Errors
 /// When it is no child.
 pub fn wait_for_end(child: Pid) -> io::Result<()> {
-    let first = std::process::id() == 1;
+    let first = adopts_orphans();
     loop {
         let mut found = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
         let (of, id) =
@@ -184,7 +248,7 @@ pub fn wait_for_end(child: Pid) -> io::Result<()> {
         if ended == child.as_raw_nonzero().get() {
             return Ok(());
         }
-        // An orphan that process 1 has inherited, or a helper that nobody waits for.
+        // An orphan that was inherited, or a helper that nobody waits for.
         // SAFETY: numbers in, a code out; what it was does not matter.
         unsafe { libc::waitpid(ended, std::ptr::null_mut(), libc::WNOHANG) };
     }
@@ -242,6 +306,15 @@ mod tests {
         wait_for_end(child).unwrap();
         assert_eq!(reap(child).unwrap().code(), Some(7));
         assert!(from.join("new").exists() && !to.join("new").exists() && !to.join("file").exists());
+    }
+
+    #[test]
+    fn capabilities_beyond_those_of_every_container_are_given_on_purpose() {
+        for (capabilities, given) in
+            [("0", false), ("00000000a80425fb", false), ("a80465fb", true), ("1ffffffffff", true)]
+        {
+            assert_eq!(has_more_than_all(&format!("Name:\tx\nCapEff:\t{capabilities}\n")), given, "{capabilities}");
+        }
     }
 
     #[test]

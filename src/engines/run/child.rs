@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::output::Listener;
 use super::ready::Probe;
 use super::view::{Placed, View};
-use crate::sys::launch::{reap, start, wait_for_end};
+use crate::sys::launch::{descendants, reap, reap_orphans, start, wait_for_end};
 use crate::sys::signals::{self, Held, Received};
 
 /// Signals that wait to be passed on; more at once are one flood.
@@ -40,6 +40,8 @@ pub(super) struct Child {
     pub(super) started: Instant,
     /// What it was told to end with, by somebody else.
     pub(super) told: Option<i32>,
+    /// This process has ended it, for hanging.
+    pub(super) ended_by_us: bool,
 }
 
 /// How waiting for a command has ended.
@@ -66,6 +68,23 @@ impl Signals {
             }
         });
         Self { received, held }
+    }
+
+    /// The next one that asks for an end.
+    pub(super) async fn told(&mut self) -> i32 {
+        loop {
+            let received = self.next().await;
+            if is_end(received.signal) {
+                return received.signal;
+            }
+        }
+    }
+
+    /// One that asks for an end and has come already. What else has come while there was nobody to be told of it is let go.
+    pub(super) fn already_told(&mut self) -> Option<i32> {
+        std::iter::from_fn(|| self.received.try_recv().ok())
+            .map(|received| received.signal)
+            .find(|signal| is_end(*signal))
     }
 
     /// The next one. Pending for ever when there will be none.
@@ -115,19 +134,20 @@ impl Child {
             let _ = wait_for_end(pid);
             let _ = sender.send(());
         });
-        Ok(Self { pid, ended, readers, started, told: None })
+        Ok(Self { pid, ended, readers, started, told: None, ended_by_us: false })
     }
 
     /// Waits until it is ready, ends, or `patience` is over.
     pub(super) async fn until_ready(
         &mut self,
         probe: &Probe,
+        other: bool,
         listener: &Listener,
         patience: Duration,
         signals: &mut Signals,
     ) -> Phase {
         let late = tokio::time::sleep_until((self.started + patience).into());
-        let ready = probe.wait(&listener.ready);
+        let ready = probe.wait(&listener.ready, other);
         tokio::pin!(late, ready);
         loop {
             tokio::select! {
@@ -154,6 +174,7 @@ impl Child {
 
     /// Ends it.
     pub(super) async fn end(&mut self, signals: &mut Signals) -> ExitStatus {
+        self.ended_by_us = true;
         // One that is gone has ended.
         let _ = signals::send(self.pid, libc::SIGTERM);
         match tokio::time::timeout(GRACE, self.until_end(signals)).await {
@@ -166,11 +187,12 @@ impl Child {
     }
 
     fn pass(&mut self, received: Received) {
-        if !received.from_terminal {
+        // A terminal that is gone tells the leader of its session alone, which may be this process.
+        if !received.from_terminal || received.signal == libc::SIGHUP {
             // It is not reaped before `ended` is seen, so that the number is still its own.
             let _ = signals::send(self.pid, received.signal);
         }
-        if matches!(received.signal, libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT) {
+        if is_end(received.signal) {
             self.told = Some(received.signal);
         }
     }
@@ -182,6 +204,29 @@ impl Child {
         }
         // What was waited for is a child of ours.
         reap(self.pid).unwrap_or_default()
+    }
+}
+
+/// Whether a signal asks for an end.
+pub(super) fn is_end(signal: i32) -> bool {
+    matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT)
+}
+
+/// Ends everything that stems from a command that has ended, and waits until it is gone: a worker that lives on holds the memory of its
+/// GPU, and the next start would fail for that. False: something is still there.
+pub(super) async fn clear_out() -> bool {
+    let until = Instant::now() + GRACE;
+    loop {
+        reap_orphans();
+        let left = descendants();
+        if left.is_empty() || Instant::now() > until {
+            return left.is_empty();
+        }
+        for pid in left {
+            // One that is gone has ended.
+            let _ = signals::send(pid, libc::SIGKILL);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

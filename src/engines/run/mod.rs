@@ -16,6 +16,7 @@
 //! time when it fails (what it does may not be done twice): only what says that it is ready is, or what somebody says may be.
 
 mod child;
+mod conviction;
 mod factors;
 mod output;
 mod prepare;
@@ -28,12 +29,14 @@ mod verdict;
 mod view;
 
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::child::{Child, Phase, Signals, code, words};
+use self::conviction::keep_noted;
 use self::output::Listener;
 pub use self::output::{Heard, VERB as PASS_ON, pass_on_here};
 use self::prepare::{A_WORD, Prepared, fill_in, prepare, within};
@@ -45,6 +48,7 @@ pub use self::view::Placement;
 use super::fingerprint::{Fingerprint, Scene};
 use super::{AttemptEnd, Library};
 use crate::base::lifecycle::{CancellationToken, supervise};
+use crate::sys::launch::adopt_orphans;
 use crate::sys::signals::Held;
 
 /// A command to be run.
@@ -112,19 +116,40 @@ const LAST_LOOK: Duration = Duration::from_secs(3);
 /// That it could not be started, which is its own error and not preheat's.
 pub async fn run(request: Request, held: Held) -> std::io::Result<Ended> {
     let mut signals = Signals::new(held);
-    let prepared = supervise("prepare", prepare(&request)).await;
+    // Without it a worker that outlives its parent cannot be found; the command runs all the same.
+    let _ = adopt_orphans();
+    let prepared = tokio::select! {
+        biased;
+        signal = signals.told() => return Ok(not_started(&request, signal)),
+        prepared = supervise("prepare", prepare(&request)) => prepared,
+    };
+    if let Some(signal) = signals.already_told() {
+        return Ok(not_started(&request, signal));
+    }
     let mut prepared = prepared.unwrap_or_else(|panicked| Prepared::plain(panicked.to_string()));
     fill_in(&mut prepared);
     let probe = match &request.fingerprint {
-        Ok(fingerprint) => request.options.ready.clone().unwrap_or_else(|| Probe::of(fingerprint.ready())),
+        Ok(fingerprint) => {
+            let asked = request.options.ready.clone();
+            asked.unwrap_or_else(|| Probe::of(fingerprint.ready(), &request.scene.argv))
+        }
         Err(_) => request.options.ready.clone().unwrap_or(Probe::Exit),
     };
-    let mut start = Start { request, probe, signals: &mut signals };
+    let other = probe.answers().await;
+    if other {
+        prepared
+            .report
+            .notes
+            .push("somebody else answers already where the command will: it is waited for to be gone".to_owned());
+    }
+    let mut start = Start { request, probe, other, signals: &mut signals };
     let (mut child, mut phase, mut heard) = start.attempt(&mut prepared).await?;
     let mut broken = None;
     if let Phase::Ended(status) = phase
         && let Some(why) = start.failed_with_bundle(&mut prepared, &child, status, &heard).await
+        && start.may_start_again(&mut prepared, &mut child).await
     {
+        let by_us = child.ended_by_us;
         for kind in &mut prepared.kinds {
             if let Some(held) = kind.restored.take() {
                 kind.reason = format!("a start with bundle {} failed: {why}", held.bundle.id);
@@ -134,7 +159,7 @@ pub async fn run(request: Request, held: Held) -> std::io::Result<Ended> {
         wipe(&mut prepared);
         fill_in(&mut prepared);
         prepared.report.retried = true;
-        broken = Some(why);
+        broken = Some(Broken { why, killed: status.signal() == Some(libc::SIGKILL) && !by_us });
         (child, phase, heard) = start.attempt(&mut prepared).await?;
     }
     let status = start.finish(&mut prepared, child, phase, heard, broken).await;
@@ -143,9 +168,27 @@ pub async fn run(request: Request, held: Held) -> std::io::Result<Ended> {
     Ok(Ended { report: prepared.report, status })
 }
 
+/// Told to end before there was a command to tell.
+fn not_started(request: &Request, signal: i32) -> Ended {
+    let mut report = Report::cold("it was told to end before the command was started".to_owned());
+    let status = ExitStatus::from_raw(signal);
+    report.exit_code = Some(code(status));
+    write(&request.options, &mut report);
+    Ended { report, status }
+}
+
+/// A start with a bundle that has failed.
+struct Broken {
+    why: String,
+    /// Somebody has killed it, which it may not have been to blame for: want of memory does.
+    killed: bool,
+}
+
 struct Start<'a> {
     request: Request,
     probe: Probe,
+    /// Somebody else has answered the probe before.
+    other: bool,
     signals: &'a mut Signals,
 }
 
@@ -177,14 +220,17 @@ impl Start<'_> {
         }
         let mut child = started?;
         let patience = self.request.options.ready_timeout;
-        let mut phase = child.until_ready(&self.probe, &listener, patience, self.signals).await;
-        if matches!(phase, Phase::Late) && self.probe != Probe::Exit {
+        let library = self.request.library.as_deref().ok();
+        let mut phase = tokio::select! {
+            phase = child.until_ready(&self.probe, self.other, &listener, patience, self.signals) => phase,
+            never = keep_noted(library, &mut prepared.kinds) => never,
+        };
+        if matches!(phase, Phase::Late) && !matches!(self.probe, Probe::Exit | Probe::Silent) {
             let why = format!("it was not ready after {} s", patience.as_secs());
             prepared.report.notes.push(why);
             let with_bundle = prepared.kinds.iter().any(|kind| kind.restored.is_some());
             if self.request.options.retry_cold && with_bundle {
                 phase = Phase::Ended(child.end(self.signals).await);
-                child.told = None;
             }
         }
         Ok((child, phase, listener))
@@ -199,12 +245,17 @@ impl Start<'_> {
         heard: &Listener,
     ) -> Option<String> {
         let with_bundle = prepared.kinds.iter().any(|kind| kind.restored.is_some());
-        let done = self.probe == Probe::Exit && status.success();
+        // Whatever it was asked to do, it has done.
+        let done = status.success();
         let by_itself = self.probe == Probe::Exit && !self.request.options.retry_cold;
-        // Who was told to end has not failed. Of what says when it is ready the attempt stays open: too many of them speak against
-        // the bundle. Of what says nothing before its end they would speak against whoever ends it.
+        // Who was told to end has not failed. What that says of the bundle is for `verdict`; of what says nothing before its end it
+        // says nothing.
         let told = child.told.is_some();
         if done || !with_bundle || told && !by_itself {
+            return None;
+        }
+        // Somebody has killed it, for want of memory as a rule: an attempt that stays open.
+        if by_itself && !told && status.signal() == Some(libc::SIGKILL) {
             return None;
         }
         let why = format!("{} before it was ready", words(status));
@@ -233,15 +284,18 @@ impl Start<'_> {
         mut child: Child,
         phase: Phase,
         listener: Listener,
-        broken: Option<String>,
+        broken: Option<Broken>,
     ) -> ExitStatus {
         let ready_after = child.started.elapsed().as_secs_f64();
         let (ready, ended) = match phase {
             Phase::Ready => (true, None),
-            Phase::Ended(status) => (self.probe == Probe::Exit && status.success(), Some(status)),
+            // What serves and was told to end may end well without ever having been ready.
+            Phase::Ended(status) => {
+                (status.success() && (self.probe == Probe::Exit || child.told.is_none()), Some(status))
+            }
             Phase::Late => (false, None),
         };
-        self.verdict(prepared, ready, ended, &child, broken.as_deref()).await;
+        let convicted = self.verdict(prepared, ready, ended, &child, broken.as_ref()).await;
         if !ready {
             return self.unready(prepared, child, ended, listener).await;
         }
@@ -260,7 +314,7 @@ impl Start<'_> {
             options: self.request.options.clone(),
             ready: ready_after,
             heard: listener.heard(),
-            broken: broken.is_some() || prepared.report.outcome == Verdict::Quarantined,
+            broken: convicted,
             ended: CancellationToken::new(),
             hurry: CancellationToken::new(),
         };
@@ -338,64 +392,18 @@ impl Start<'_> {
         child.until_end(self.signals).await
     }
 
-    /// Ends the attempts: what this start says of the bundles that it had, and of those that it was without.
-    async fn verdict(
-        &self,
-        prepared: &mut Prepared,
-        ready: bool,
-        ended: Option<ExitStatus>,
-        child: &Child,
-        broken: Option<&str>,
-    ) {
-        let Ok(library) = &self.request.library else { return };
-        let mut told = Vec::new();
-        for kind in &mut prepared.kinds {
-            if let Some(held) = &mut kind.restored
-                && ready
-                && let Some(attempt) = held.attempt.take()
-            {
-                told.push((held.bundle.id, attempt, AttemptEnd::Ready));
-            }
-            let Some((bundle, attempt)) = kind.trial.clone() else { continue };
-            let id = bundle.id;
-            if ready {
-                let why = broken.map_or_else(|| kind.reason.clone(), str::to_owned);
-                let reason = format!("{why}; without it the command came up");
-                prepared.report.outcome = Verdict::Quarantined;
-                prepared.report.bundle = Some(id.to_string());
-                prepared.report.reason = format!("bundle {id} is quarantined: {reason}");
-                told.push((id, attempt, AttemptEnd::Quarantine { reason }));
-            } else if ended.is_some() && child.told.is_none() {
-                let how = ended.map(words).unwrap_or_default();
-                prepared.report.reason = format!("the command fails without bundle {id} as well: {how}");
-                told.push((id, attempt, AttemptEnd::Cleared));
-            }
-        }
-        if let Some(status) = ended
-            && !ready
-            && prepared.kinds.iter().all(|kind| kind.trial.is_none())
-        {
-            let why = if child.told.is_some() { "it was told to end" } else { "the command fails by itself" };
-            let before = if self.probe == Probe::Exit { "" } else { " before it was ready" };
-            let had = prepared.report.reason.clone();
-            prepared.report.reason =
-                format!("{why}{before}: {}{}", words(status), if had.is_empty() { had } else { format!(" ({had})") });
-        }
-        for (bundle, attempt, end) in told {
-            if let Err(error) = within(A_WORD, library.end_attempt(&bundle, &attempt, end)).await {
-                prepared.report.notes.push(format!("what happened to bundle {bundle} is not noted: {error}"));
-            }
-        }
-    }
-
     fn write(&self, report: &mut Report) {
-        if let Some(path) = &self.request.options.report
-            && let Err(error) = report.write(path)
-        {
-            let note = format!("the report cannot be written to {}: {error}", path.display());
-            if !report.notes.contains(&note) {
-                report.notes.push(note);
-            }
+        write(&self.request.options, report);
+    }
+}
+
+fn write(options: &Options, report: &mut Report) {
+    if let Some(path) = &options.report
+        && let Err(error) = report.write(path)
+    {
+        let note = format!("the report cannot be written to {}: {error}", path.display());
+        if !report.notes.contains(&note) {
+            report.notes.push(note);
         }
     }
 }

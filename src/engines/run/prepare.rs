@@ -27,7 +27,7 @@ pub(super) const A_WORD: Duration = Duration::from_secs(10);
 const RESTORE_LEAST: Duration = Duration::from_secs(30);
 
 /// An attempt that is younger than this, beside twice what a start takes, may still be under way.
-const UNDER_WAY: Duration = Duration::from_secs(60);
+pub(super) const UNDER_WAY: Duration = Duration::from_secs(60);
 
 /// One kind of bundle of a start.
 #[derive(Debug)]
@@ -72,6 +72,8 @@ pub(super) struct Prepared {
     pub(super) shows_reads: bool,
     pub(super) before: Snapshot,
     pub(super) report: Report,
+    /// Processes of a start that failed are still there.
+    pub(super) left_behind: bool,
 }
 
 // === impl Kind ===
@@ -103,7 +105,15 @@ impl Prepared {
     /// Without any view.
     pub(super) fn plain(reason: String) -> Self {
         let report = Report::cold(reason);
-        Self { kinds: Vec::new(), view: None, placed: None, shows_reads: false, before: Snapshot::new(), report }
+        Self {
+            kinds: Vec::new(),
+            view: None,
+            placed: None,
+            shows_reads: false,
+            before: Snapshot::new(),
+            report,
+            left_behind: false,
+        }
     }
 }
 
@@ -162,8 +172,15 @@ pub(super) async fn prepare(request: &Request) -> Prepared {
         restore(library, kind, &view.of(kind.kind)).await;
     }
     report.restore_seconds = restoring.elapsed().as_secs_f64();
-    let mut prepared =
-        Prepared { kinds, view: None, placed: None, shows_reads: false, before: Snapshot::new(), report };
+    let mut prepared = Prepared {
+        kinds,
+        view: None,
+        placed: None,
+        shows_reads: false,
+        before: Snapshot::new(),
+        report,
+        left_behind: false,
+    };
     settle_in(&mut prepared, view, fingerprint, &request.options);
     for kind in &mut prepared.kinds {
         begin(library, kind, &mut prepared.report.notes).await;
@@ -270,10 +287,17 @@ fn distrusted(bundle: &BundleRef) -> Option<String> {
         Standing::Clean => {}
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let ready = bundle.evidence.ready_ms.or(bundle.evidence.cold_ms).unwrap_or_default() / 1000;
-    let young = UNDER_WAY.as_secs() + 2 * ready;
-    let old = bundle.unfinished.iter().filter(|begun| now.saturating_sub(**begun) > young).count();
-    (old >= UNFINISHED_MOST).then(|| format!("{old} starts with it were broken off before they were ready"))
+    let age = |begun: &&u64| Duration::from_secs(now.saturating_sub(**begun));
+    let old = bundle.unfinished.iter().filter(|begun| is_overdue(bundle, age(begun))).count();
+    // One that was let off has one chance more.
+    let most = if bundle.doubted { 1 } else { UNFINISHED_MOST };
+    (old >= most).then(|| format!("{old} starts with it were broken off before they were ready"))
+}
+
+/// Whether a start that takes so long should have been ready before.
+pub(super) fn is_overdue(bundle: &BundleRef, took: Duration) -> bool {
+    let ready = bundle.evidence.ready_ms.or(bundle.evidence.cold_ms).unwrap_or_default();
+    took > UNDER_WAY + 2 * Duration::from_millis(ready)
 }
 
 /// Puts the view where the engine looks, or gives up what was restored.
@@ -286,7 +310,9 @@ fn settle_in(prepared: &mut Prepared, view: View, fingerprint: &Fingerprint, opt
     }
     // Files of the engine's own are hidden from it only where something verified takes their place.
     let cold = prepared.kinds.iter().filter(|kind| kind.restored.is_none() && !options.fresh);
-    let own: Vec<String> = cold.flat_map(|kind| with_files(&kind.roots)).collect();
+    let warm = prepared.kinds.iter().filter(|kind| kind.restored.is_some());
+    let covered: Vec<String> = warm.flat_map(|kind| &kind.roots).map(|root| root.name.clone()).collect();
+    let own: Vec<String> = cold.flat_map(|kind| with_files(&kind.roots, &roots, &covered)).collect();
     // Nor is an engine that compiles led to a disk that has less room for it than its own.
     let mut left_alone = own.clone();
     for kind in prepared.kinds.iter().filter(|kind| kind.restored.is_none()) {

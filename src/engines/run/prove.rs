@@ -13,6 +13,7 @@ use crate::base::lifecycle::CancellationToken;
 use crate::engines::fingerprint::{Fingerprint, Scene};
 use crate::engines::library::Outcome;
 use crate::engines::{Capture, CaptureRoot, Captured, Library, RunReport, secrets_of};
+use crate::model::engine::BundleKind;
 use crate::model::{BundleId, Evidence, ManifestEntry};
 use crate::sys::mutant::mutant;
 
@@ -138,13 +139,14 @@ impl Proof {
         if made == 0 {
             return ("nothing new".to_owned(), None);
         }
-        if shown.outcome == Verdict::Inert && !self.options.refresh {
+        // Kernels that this model does not need serve others, and the next of this one needs those that it has made.
+        if shown.outcome == Verdict::Inert && kind.kind == BundleKind::Graph && !self.options.refresh {
             let why = "not kept: another start would not use it either; --refresh replaces the bundle with it";
             return (why.to_owned(), None);
         }
-        let refresh = self.options.refresh || kind.trial.is_some();
+        let refresh = self.options.refresh || self.broken && kind.trial.is_some();
         if kind.restored.is_none() && !refresh && !mutant("captured_by_all") {
-            tokio::time::sleep(BACKOFF.mul_f64(f64::from(std::process::id() % 64) / 64.0)).await;
+            tokio::time::sleep(BACKOFF.mul_f64(chance())).await;
             let again = within(A_WORD, self.library.lookup(&kind.key, Duration::from_secs(5))).await;
             if let Ok(Some(bundle)) = again.map(|lookup| lookup.exact) {
                 return (format!("another start was first: {}", bundle.id), None);
@@ -222,6 +224,13 @@ impl Proof {
             log: self.heard.lines.iter().take(32).cloned().collect(),
         }
     }
+}
+
+/// A number from 0 to 1, another in every process: in containers all of them have the number 1.
+fn chance() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    // Keyed by the system's randomness.
+    (RandomState::new().hash_one(0) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// Compares the files of each kind, and of all, with what was restored. Fills the report in but for its outcome and reason; gives

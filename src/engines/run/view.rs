@@ -5,7 +5,7 @@
 //! among themselves. It holds a lock for as long as the command lives, also when the process that made it is gone; what holds no lock
 //! is taken away by the next start.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::super::roots::Root;
 use crate::base::units::GIB;
 use crate::model::engine::BundleKind;
 use crate::sys::durable::temporary_name;
-use crate::sys::launch::Mounts;
+use crate::sys::launch::{Mounts, has_been_given_capabilities};
 use crate::sys::mutant::mutant;
 use crate::sys::peer::own_uid;
 use crate::sys::space::Filesystem;
@@ -23,8 +23,8 @@ use crate::sys::space::Filesystem;
 /// The room that a view has for what an engine compiles, unless its own directory has less: large caches have up to 2 GB.
 const ROOM: u64 = 2 * GIB;
 
-/// The file in each view that is locked.
-const LOCK: &str = "lock";
+/// What the names of views begin with that are being taken away.
+const DEAD: &str = ".dead-";
 
 /// A view, removed when dropped.
 #[derive(Debug)]
@@ -92,13 +92,18 @@ impl View {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not this user's own directory"));
         }
         sweep(base);
-        let path = base.join(temporary_name());
-        // A name of an earlier process with this number.
-        let path = if path.exists() { base.join(format!("{}-{}", temporary_name(), jitter())) } else { path };
-        DirBuilder::new().mode(0o700).create(&path)?;
-        let lock = File::create(path.join(LOCK))?;
-        lock.lock()?;
-        Ok(Self { path, lock })
+        loop {
+            // With the time, for an earlier process may have had this number.
+            let path = base.join(format!("{}-{}", temporary_name(), jitter()));
+            DirBuilder::new().mode(0o700).create(&path)?;
+            // Somebody who sweeps may have it before it is locked, or have taken it away before that.
+            match File::open(&path) {
+                Ok(lock) if lock.try_lock().is_ok() && is_at(&lock, &path) => return Ok(Self { path, lock }),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// What is locked while the view is in use.
@@ -129,17 +134,40 @@ impl View {
         }
     }
 
-    /// Makes those of the roots' directories that are not there.
+    /// Makes those of the roots' directories that are not there, and in each a place for those that the engine has below it: seen
+    /// in the outer one, they are mounted there.
     pub(super) fn fill(&self, roots: &[Root]) -> io::Result<()> {
-        roots.iter().try_for_each(|root| fs::create_dir_all(self.root(root)))
+        for root in roots {
+            fs::create_dir_all(self.root(root))?;
+            for inner in roots.iter().filter(|inner| inner.path != root.path) {
+                if let Ok(below) = inner.path.strip_prefix(&root.path) {
+                    fs::create_dir_all(self.root(root).join(below))?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
 impl Drop for View {
     fn drop(&mut self) {
-        // What stays is taken away by the next start.
-        let _ = fs::remove_dir_all(&self.path);
+        take_away(&self.path);
     }
+}
+
+/// Whether this is the directory that has the name.
+fn is_at(directory: &File, path: &Path) -> bool {
+    let facts = directory.metadata().and_then(|open| Ok((open, fs::symlink_metadata(path)?)));
+    facts.is_ok_and(|(open, named)| (open.dev(), open.ino()) == (named.dev(), named.ino()))
+}
+
+/// Takes a view away. By another name first: what a kill leaves of it is nobody's from then on.
+fn take_away(path: &Path) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let dead = path.with_file_name(format!("{DEAD}{name}"));
+    let path = if fs::rename(path, &dead).is_ok() { &dead } else { path };
+    // What stays is taken away by the next start.
+    let _ = fs::remove_dir_all(path);
 }
 
 fn candidates(base: Option<&Path>, scene: &Scene) -> Vec<PathBuf> {
@@ -161,11 +189,14 @@ fn sweep(base: &Path) {
     let Ok(entries) = fs::read_dir(base) else { return };
     for entry in entries.flatten() {
         let path = entry.path();
-        let Ok(lock) = File::open(path.join(LOCK)) else { continue };
-        match lock.try_lock() {
-            // It holds the lock while it removes, so that two do not.
-            Ok(()) => drop(fs::remove_dir_all(&path)),
-            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
+        if entry.file_name().to_string_lossy().starts_with(DEAD) {
+            let _ = fs::remove_dir_all(&path);
+            continue;
+        }
+        let Ok(lock) = File::open(&path) else { continue };
+        // Locked for as long as it has its name, so that who makes one of this name finds out.
+        if lock.try_lock().is_ok() && is_at(&lock, &path) {
+            take_away(&path);
         }
     }
 }
@@ -222,6 +253,10 @@ fn mounted(pairs: &[(PathBuf, PathBuf)]) -> io::Result<(Mounts, Placement)> {
     match plain.probe() {
         Ok(()) => Ok((plain, Placement::Mounted)),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            if has_been_given_capabilities() {
+                let why = "and a user namespace would take from it the capabilities that it has been given";
+                return Err(io::Error::new(error.kind(), format!("{error}, {why}")));
+            }
             let own = Mounts::new(pairs, true)?;
             own.probe()?;
             Ok((own, Placement::MountedAsUser))
@@ -230,10 +265,23 @@ fn mounted(pairs: &[(PathBuf, PathBuf)]) -> io::Result<(Mounts, Placement)> {
     }
 }
 
-/// The roots whose directories have files already: those that the engine may use, and that are not ours to hide from it.
-pub(super) fn with_files(roots: &[Root]) -> Vec<String> {
-    let has = |root: &&Root| fs::read_dir(&root.path).is_ok_and(|mut entries| entries.next().is_some());
+/// The roots whose directories have files already: those that the engine may use, and that are not ours to hide from it. A directory
+/// that leads to another of `all` is no file; nor is what is in one of `covered`, where something verified takes its place.
+pub(super) fn with_files(roots: &[Root], all: &[Root], covered: &[String]) -> Vec<String> {
+    let has = |root: &&Root| has_files(&root.path, all, covered);
     roots.iter().filter(has).map(|root| root.name.clone()).collect()
+}
+
+fn has_files(directory: &Path, all: &[Root], covered: &[String]) -> bool {
+    let Ok(entries) = fs::read_dir(directory) else { return false };
+    entries.flatten().any(|entry| {
+        let path = entry.path();
+        match all.iter().find(|other| other.path == path) {
+            Some(other) => !covered.contains(&other.name) && has_files(&path, all, covered),
+            // Only on the way to another it is looked into: any directory else is something of the engine's.
+            None => all.iter().all(|other| !other.path.starts_with(&path)) || has_files(&path, all, covered),
+        }
+    })
 }
 
 /// Whether an engine could fail for want of space in a view where in its own directory it would not.
@@ -275,13 +323,55 @@ mod tests {
         let living = View::make(Some(&base), &scene()).unwrap();
         let dead = base.join("1-1");
         fs::create_dir_all(dead.join("graph/x")).unwrap();
-        fs::write(dead.join(LOCK), "").unwrap();
+        // One that somebody was killed over while it was taken away.
+        let half = base.join(".dead-2-2");
+        fs::create_dir_all(half.join("graph")).unwrap();
         let other = View::make(Some(&base), &scene()).unwrap();
-        assert!(living.path().exists() && other.path().exists() && !dead.exists());
+        assert!(living.path().exists() && other.path().exists() && !dead.exists() && !half.exists());
         assert_ne!(living.path(), other.path());
         let path = living.path().to_owned();
         drop(living);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_view_that_is_being_made_is_not_swept() {
+        let base = tempfile::tempdir().unwrap();
+        let base = base.path().join("views");
+        fs::create_dir(&base).unwrap();
+        fs::set_permissions(&base, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let make = || {
+            for _ in 0..300 {
+                let view = View::make(Some(&base), &scene()).unwrap();
+                fs::create_dir(view.path().join("graph")).unwrap();
+                sweep(&base);
+                assert!(view.path().join("graph").is_dir(), "somebody has taken it away");
+            }
+        };
+        std::thread::scope(|scope| {
+            let hands: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+            hands.into_iter().for_each(|hand| hand.join().unwrap());
+        });
+        assert_eq!(fs::read_dir(&base).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_directory_in_another_is_seen_in_it_and_is_no_file_of_it() {
+        let base = tempfile::tempdir().unwrap();
+        let (outer, inner) = (base.path().join("cache"), base.path().join("cache/deep/triton"));
+        let inside = Root { kind: BundleKind::Kernel, ..root("triton", inner.clone(), Some("TRITON_CACHE_DIR")) };
+        let roots = [root("vllm", outer.clone(), Some("VLLM_CACHE_ROOT")), inside];
+        fs::create_dir_all(&inner).unwrap();
+        let found = |covered: &[String]| with_files(&roots, &roots, covered);
+        assert!(found(&[]).is_empty(), "a place for another is no file");
+        let view = View::make(Some(&base.path().join("views")), &scene()).unwrap();
+        view.fill(&roots).unwrap();
+        assert!(view.root(&roots[0]).join("deep/triton").is_dir());
+        fs::write(inner.join("x"), "").unwrap();
+        assert_eq!(found(&[]), ["vllm", "triton"], "a view of the outer one would hide what is in the inner");
+        assert_eq!(found(&["triton".to_owned()]), ["triton"], "unless something takes its place");
+        fs::write(outer.join("deep/y"), "").unwrap();
+        assert_eq!(found(&["triton".to_owned()]), ["vllm", "triton"]);
     }
 
     #[test]
