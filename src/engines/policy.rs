@@ -66,7 +66,8 @@ impl Policy {
 
     /// The key, if captures of this scope are signed and published. `asserted`: the engine key rests on a facts file.
     pub(super) fn signs_for(&self, scope: &Tenant, bundle: &Bundle) -> Option<&SigningKey> {
-        let publishes = self.config.publish.contains(scope) && scope.is_somebody() && !bundle.key.is_asserted();
+        let stated = bundle.key.is_asserted() && !mutant("asserted_published");
+        let publishes = self.config.publish.contains(scope) && scope.is_somebody() && !stated;
         self.key.as_ref().filter(|_| publishes)
     }
 

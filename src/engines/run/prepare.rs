@@ -12,7 +12,7 @@ use super::{Options, Request};
 use crate::base::ErrorKind;
 use crate::engines::fingerprint::Fingerprint;
 use crate::engines::roots::Root;
-use crate::engines::{AttemptId, BundleRef, EngineError, Library, Lookup, Standing};
+use crate::engines::{AttemptId, BundleRef, EngineError, Library, Lookup, Refusal, Standing};
 use crate::model::engine::{BundleKind, EngineKey, Role};
 use crate::model::{BundleId, ManifestEntry};
 use crate::sys::mutant::mutant;
@@ -229,8 +229,13 @@ async fn find(library: &dyn Library, key: EngineKey, roots: Vec<Root>, deadline:
 /// Why there is no hit, in a sentence.
 pub(super) fn why_not(key: &EngineKey, lookup: &Lookup) -> String {
     if let Some(refused) = lookup.refused.first() {
-        let id = refused.id.as_ref().map_or_else(|| "a bundle".to_owned(), |id| format!("bundle {id}"));
-        return format!("{id} has this key and is refused: {}", refused.why);
+        let why = &refused.why;
+        return match (&refused.id, why) {
+            (Some(id), _) => format!("bundle {id} has this key and is refused: {why}"),
+            // Whether there is one, nobody could tell.
+            (None, Refusal::Unavailable { .. } | Refusal::NotInTime) => format!("no bundle is to be had: {why}"),
+            (None, _) => format!("a bundle has this key and is refused: {why}"),
+        };
     }
     let nearest = lookup.nearest.first().map(|near| key.diff(&near.key));
     let hard = nearest.iter().flatten().find(|difference| difference.role == Role::Hard);
