@@ -15,7 +15,7 @@ use reqwest::header::{
 };
 use reqwest::{Response, StatusCode};
 
-use super::egress::{Answer, Incoming};
+use super::egress::{Answer, Broken, Incoming};
 use super::excerpt::excerpt;
 use crate::model::body::Body;
 use crate::model::source::{RangeBody, SourceError, Validator};
@@ -161,9 +161,11 @@ impl Counted {
 impl Source {
     fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8], asked: &Asked) -> Poll<Result<usize, SourceError>> {
         match self {
-            Self::Incoming(incoming) => incoming.poll_read(cx, into).map_err(|error| SourceError::Unavailable {
-                what: asked.what.clone(),
-                detail: excerpt(&error.to_string()),
+            Self::Incoming(incoming) => incoming.poll_read(cx, into).map_err(|broken| match broken {
+                Broken::Silent(after) => SourceError::Stalled { what: asked.what.clone(), after },
+                Broken::Connection(error) => {
+                    SourceError::Unavailable { what: asked.what.clone(), detail: excerpt(&error.to_string()) }
+                }
             }),
             Self::Pieces(stream, rest) => {
                 while rest.is_empty() {

@@ -1,15 +1,21 @@
 //! Bodies read straight from the socket: which connection serves what, and what is left to the ordinary client.
 
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use preheat::base::units;
 use preheat::model::Rights;
-use preheat::model::source::{Origin, RemoteFile, SourceError};
+use preheat::model::source::{Origin, RemoteFile, SourceError, read_range};
 use preheat::origin::{Config, Origins};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 const SIZE: u64 = 100_000;
+/// How long the server may be silent: more than a busy machine is, and little enough to wait for.
+const STALL: Duration = Duration::from_secs(2);
 
 /// A server of one file of [`SIZE`] bytes. How it answers a range is up to the test; everything else it does well.
 struct Server {
@@ -39,7 +45,8 @@ impl Server {
             }
         });
         let reference = url.parse().unwrap();
-        let origin = Origins::unguarded(Config::default()).unwrap().open(&reference, &Rights::Own).unwrap();
+        let config = Config { stall_timeout: units::Span(STALL), ..Config::default() };
+        let origin = Origins::unguarded(config).unwrap().open(&reference, &Rights::Own).unwrap();
         let file = origin.resolve(&reference).await.unwrap().files.remove(0);
         assert_eq!((file.size, asked.lock().unwrap().len()), (SIZE, 0));
         Self { origin, file, asked }
@@ -158,6 +165,31 @@ async fn what_has_no_length_is_left_to_the_ordinary_client_from_then_on() {
     assert_eq!(server.asked().len(), 1);
 }
 
+/// Stores send their errors in chunks. Whoever says "slow down" is asked once, and goes on being asked over the same connection.
+#[tokio::test]
+async fn a_refusal_without_a_length_is_read_and_no_reason_to_ask_again() {
+    for (refusal, keeps) in [
+        (&b"HTTP/1.1 503 X\r\ntransfer-encoding: chunked\r\n\r\n4\r\nslow\r\n5\r\n down\r\n0\r\n\r\n"[..], true),
+        (b"HTTP/1.1 503 X\r\nconnection: close\r\n\r\nslow down", false),
+    ] {
+        let refused = AtomicBool::new(false);
+        let server = Server::start(move |range| {
+            if refused.swap(true, SeqCst) {
+                return stays(good(range, ""));
+            }
+            Sent { bytes: refusal.to_vec(), closes: !keeps }
+        });
+        let server = server.await;
+        let error = server.read(0..10).await.unwrap_err();
+        assert!(error.to_string().contains("slow down"), "{error}");
+        assert_eq!(server.asked().len(), 1, "asked once");
+        server.reads(0..10).await;
+        server.reads(0..10).await;
+        let asked = server.asked();
+        assert_eq!(asked, if keeps { vec![1, 1] } else { vec![2, 2] }, "by the same client");
+    }
+}
+
 #[tokio::test]
 async fn interim_answers_are_passed_over() {
     let hints = b"HTTP/1.1 103 Early Hints\r\nlink: <x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
@@ -195,4 +227,45 @@ async fn what_breaks_off_or_is_no_answer_says_so() {
         let error = Server::start(sent).await.read(0..1000).await.unwrap_err();
         assert!(error.to_string().contains(says), "{says}: {error}");
     }
+}
+
+/// Whoever reads a small file sets no limit of its own: a server that takes the request and says nothing would hold a planning
+/// for ever.
+#[tokio::test]
+async fn a_server_that_falls_silent_is_left() {
+    let in_the_head: fn(Range<u64>) -> Sent = |_| stays(b"HTTP/1.1 206 Par".to_vec());
+    let in_the_body: fn(Range<u64>) -> Sent = |range| {
+        let mut bytes = good(range, "");
+        bytes.truncate(bytes.len() - 7);
+        stays(bytes)
+    };
+    for sent in [|_| stays(Vec::new()), in_the_head, in_the_body] {
+        let server = Server::start(sent).await;
+        let read = tokio::time::timeout(10 * STALL, read_range(server.origin.as_ref(), &server.file, 0..1000)).await;
+        let error = read.expect("a limit of the connection's own").unwrap_err();
+        assert!(matches!(error, SourceError::Stalled { after: STALL, .. }), "{error}");
+    }
+    // Of a refusal, what has come of its body is shown.
+    let refuses = Server::start(|_| stays(b"HTTP/1.1 503 X\r\ncontent-length: 400\r\n\r\nbusy".to_vec())).await;
+    let read = tokio::time::timeout(10 * STALL, refuses.read(0..1000)).await;
+    let error = read.expect("a limit of the connection's own").unwrap_err();
+    assert!(error.to_string().contains("busy"), "{error}");
+}
+
+/// Between two reads a flight may wait for its disk: that is not the server's silence.
+#[tokio::test]
+async fn a_reader_that_is_busy_elsewhere_is_not_the_servers_silence() {
+    let server = Server::start(|range| stays(good(range, ""))).await;
+    let mut body = server.origin.open(&server.file, 0..SIZE).await.unwrap();
+    let mut seen = Vec::new();
+    let mut into = vec![0; SIZE as usize];
+    while seen.len() < SIZE as usize {
+        let read = body.bytes.read(&mut into).await.unwrap();
+        assert_ne!(read, 0);
+        if seen.is_empty() {
+            tokio::time::sleep(STALL + STALL / 2).await;
+        }
+        seen.extend_from_slice(&into[..read]);
+    }
+    assert_eq!(seen, content(0..SIZE));
 }

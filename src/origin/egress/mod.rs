@@ -36,7 +36,7 @@ pub(super) use self::redirect::{HOPS, next, too_many};
 pub(super) use self::resolve::forbidden_in;
 use self::tls::Tls;
 pub use self::tls::install_tls_provider;
-pub(super) use self::wire::Incoming;
+pub(super) use self::wire::{Broken, Incoming};
 use self::wire::{Outcome, Wires};
 use super::Config;
 use super::range::transport;
@@ -110,7 +110,8 @@ impl Border {
         let free = if own_network { Reach::Inside } else { Reach::Public };
         let tls = Arc::new(Tls::new(config)?);
         let clients = Clients::new(config, &tls)?;
-        Ok(Self { allow, clients, wires: Arc::new(Wires::new(tls, config.connect_timeout.0)), free })
+        let wires = Arc::new(Wires::new(tls, config.connect_timeout.0, config.stall_timeout.0));
+        Ok(Self { allow, clients, wires, free })
     }
 
     /// The way out for `reference`. `endpoint`: the server that it is asked at, if its own text does not say so, and whether

@@ -15,6 +15,8 @@ pub(super) struct Head {
     pub(super) keeps: bool,
     /// Bytes of the body; `None` if only its end tells.
     pub(super) length: Option<u64>,
+    /// Whether it comes in chunks, and in no other coding.
+    pub(super) chunked: bool,
 }
 
 /// Why there is none.
@@ -128,7 +130,10 @@ fn parse(bytes: &[u8]) -> Result<Option<(Head, usize)>, HeadError> {
         _ if headers.contains_key(TRANSFER_ENCODING) => None,
         _ => length_said,
     };
-    Ok(Some((Head { status, headers, keeps, length: length_of_body }, length)))
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let only = codings.next().filter(|_| codings.next().is_none());
+    let chunked = only.is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    Ok(Some((Head { status, headers, keeps, length: length_of_body, chunked }, length)))
 }
 
 /// The one length that the fields say; the same said twice is once too often, and harmless.
@@ -171,15 +176,17 @@ mod tests {
             parsed("HTTP/1.1 206 Partial Content\r\nContent-Length: 10\r\nETag: \"a\"\r\n\r\n0123456789").unwrap();
         assert_eq!((head.status.as_u16(), head.keeps, head.length, length), (206, true, Some(10), 63));
         assert_eq!(head.headers["etag"], "\"a\"");
-        for (fields, keeps, length) in [
-            ("content-length: 3\r\nconnection: close", false, Some(3)),
-            ("content-length: 3\r\nconnection: foo, Close", false, Some(3)),
-            ("content-length: 3\r\ntransfer-encoding: chunked", true, None),
-            ("content-length: 3\r\ncontent-length: 3", true, Some(3)),
-            ("x: y", true, None),
+        for (fields, keeps, length, chunked) in [
+            ("content-length: 3\r\nconnection: close", false, Some(3), false),
+            ("content-length: 3\r\nconnection: foo, Close", false, Some(3), false),
+            ("content-length: 3\r\ntransfer-encoding: Chunked", true, None, true),
+            ("transfer-encoding: gzip, chunked", true, None, false),
+            ("transfer-encoding: chunked\r\ntransfer-encoding: chunked", true, None, false),
+            ("content-length: 3\r\ncontent-length: 3", true, Some(3), false),
+            ("x: y", true, None, false),
         ] {
             let (head, _) = parsed(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n")).unwrap();
-            assert_eq!((head.keeps, head.length), (keeps, length), "{fields}");
+            assert_eq!((head.keeps, head.length, head.chunked), (keeps, length, chunked), "{fields}");
         }
         let (old, _) = parsed("HTTP/1.0 200 OK\r\ncontent-length: 3\r\n\r\n").unwrap();
         assert!(!old.keeps);

@@ -6,8 +6,8 @@
 //! the caller's buffer.
 //!
 //! It is done for what large files are fetched by and for nothing else: a GET without a proxy, whose answer has a
-//! `Content-Length`. An answer in chunks, or without a length, is let go and asked for again by the ordinary client, and its
-//! server from then on. A connection that cannot be made at all is tried by the ordinary client too, which has the words for
+//! `Content-Length`. A body in chunks, or without a length, is let go and asked for again by the ordinary client, and so is
+//! whatever else its server has for some minutes. What a server refuses is read here, however it says so. A connection that cannot be made at all is tried by the ordinary client too, which has the words for
 //! everything that can be wrong with one.
 //!
 //! Addresses are judged by the same look-up as the ordinary client's ([`super::resolve`]), and a connection that was made for
@@ -19,8 +19,9 @@
 mod connect;
 mod head;
 mod incoming;
+mod refusal;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ use url::{Host, Url};
 
 use self::connect::{Connecting, Line};
 use self::head::{Head, HeadError};
-pub(in crate::origin) use self::incoming::Incoming;
+pub(in crate::origin) use self::incoming::{Broken, Incoming};
 use super::address::Reach;
 use super::tls::Tls;
 use crate::model::source::SourceError;
@@ -41,14 +42,16 @@ use crate::origin::excerpt::excerpt;
 pub(super) struct Wires {
     tls: Arc<Tls>,
     connect_timeout: Duration,
+    /// How long a server may be silent: before the head of its answer is whole, and between two pieces of its body.
+    stall: Duration,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     idle: HashMap<Place, Vec<(Instant, Line)>>,
-    /// Servers whose answers have no length.
-    unsuited: HashSet<Place>,
+    /// Servers whose bodies have no length, and when that was seen.
+    unsuited: HashMap<Place, Instant>,
 }
 
 /// Where a connection leads, and how far it may.
@@ -76,22 +79,21 @@ const IDLE: usize = 64;
 const IDLE_TIME: Duration = Duration::from_secs(15);
 /// Servers remembered for being unsuited. One that is forgotten costs a request.
 const UNSUITED: usize = 1024;
-/// What is read of the body of a refusal; see [`crate::origin::range::Reply`].
-const REFUSAL: usize = 8 << 10;
+/// How long: a server may have sent one object so and not the next. Each time again costs a request for one of its objects.
+const UNSUITED_TIME: Duration = Duration::from_secs(600);
 
 // === impl Wires ===
 
 impl Wires {
-    pub(super) fn new(tls: Arc<Tls>, connect_timeout: Duration) -> Self {
-        Self { tls, connect_timeout, state: Mutex::default() }
+    pub(super) fn new(tls: Arc<Tls>, connect_timeout: Duration, stall: Duration) -> Self {
+        Self { tls, connect_timeout, stall, state: Mutex::default() }
     }
 
-    /// Sends a GET and reads the head of its answer. How long that may take is for the caller to say, and so is whether
-    /// `request` may be sent so far.
+    /// Sends a GET and reads the head of its answer. Whether `request` may be sent so far is for the caller to say.
     ///
     /// # Errors
-    /// `Stalled` for a connection that does not come about in time, `Unavailable` for one that breaks, `Protocol` for an answer
-    /// that is none.
+    /// `Stalled` for a connection that does not come about in time and for a server that says nothing, `Unavailable` for a
+    /// connection that breaks, `Protocol` for an answer that is none.
     pub(super) async fn ask(
         self: &Arc<Self>,
         request: &Request,
@@ -99,7 +101,7 @@ impl Wires {
         what: &str,
     ) -> Result<Outcome, SourceError> {
         let Some(place) = Place::of(request.url(), reach) else { return Ok(Outcome::Unsuited) };
-        if request.method() != Method::GET || self.state().unsuited.contains(&place) {
+        if request.method() != Method::GET || self.state().is_unsuited(&place, Instant::now()) {
             return Ok(Outcome::Unsuited);
         }
         let text = head::request(request);
@@ -114,8 +116,10 @@ impl Wires {
                     Connecting::Failed => return Ok(Outcome::Unsuited),
                 },
             };
-            match exchange(&mut line, &text).await {
-                Ok((head, rest)) => return self.answered(place, line, head, rest, what).await,
+            let exchanged = tokio::time::timeout(self.stall, exchange(&mut line, &text)).await;
+            let silent = |_| SourceError::Stalled { what: what.to_owned(), after: self.stall };
+            match exchanged.map_err(silent)? {
+                Ok((head, rest)) => return Ok(self.answered(place, line, head, rest, what).await),
                 // The server had closed it while nobody looked.
                 Err(HeadError::Broken { began: false, .. }) if used => {}
                 Err(HeadError::Broken { detail, .. }) => {
@@ -131,36 +135,31 @@ impl Wires {
     async fn answered(
         self: &Arc<Self>,
         place: Place,
-        line: Line,
+        mut line: Line,
         head: Head,
         rest: Vec<u8>,
         what: &str,
-    ) -> Result<Outcome, SourceError> {
+    ) -> Outcome {
+        let has_body = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
         let Some(length) = head.length else {
-            tracing::debug!(what, "an answer has no length: its server is asked in the ordinary way from now on");
-            let mut state = self.state();
-            if state.unsuited.len() < UNSUITED {
-                state.unsuited.insert(place);
+            if has_body {
+                tracing::debug!(what, "a body has no length: its server is asked in the ordinary way for a while");
+                self.state().unsuited(place, Instant::now());
+                return Outcome::Unsuited;
             }
-            return Ok(Outcome::Unsuited);
+            let (body, ended) = refusal::of_no_length(&mut line, rest, head.chunked, self.stall).await;
+            if ended && head.keeps {
+                self.give_back(place, line);
+            }
+            return Outcome::Answered(head.response(body));
         };
-        let (keep, status) = (head.keeps, head.status);
-        let home = keep.then(|| (Arc::clone(self), place));
-        let mut incoming = Incoming::new(line, rest, length, home);
-        if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-            return Ok(Outcome::Begun(head.response(Vec::new()), incoming));
+        let home = head.keeps.then(|| (Arc::clone(self), place));
+        let incoming = Incoming::new(line, rest, length, self.stall, home);
+        if has_body {
+            return Outcome::Begun(head.response(Vec::new()), incoming);
         }
-        // A body that breaks off is what has come of it by then.
-        let mut body = vec![0; REFUSAL.min(usize::try_from(length).unwrap_or(REFUSAL))];
-        let mut filled = 0;
-        while filled < body.len() {
-            match incoming.read(&mut body[filled..]).await {
-                Ok(0) | Err(_) => break,
-                Ok(read) => filled += read,
-            }
-        }
-        body.truncate(filled);
-        Ok(Outcome::Answered(head.response(body)))
+        let body = refusal::of_length(incoming, length, self.stall).await;
+        Outcome::Answered(head.response(body))
     }
 
     /// An idle connection, the one that was used last.
@@ -208,6 +207,28 @@ async fn exchange(line: &mut Line, text: &[u8]) -> Result<(Head, Vec<u8>), HeadE
     head::read(line).await
 }
 
+// === impl State ===
+
+impl State {
+    fn is_unsuited(&mut self, place: &Place, now: Instant) -> bool {
+        let Some(since) = self.unsuited.get(place) else { return false };
+        let still = now.duration_since(*since) <= UNSUITED_TIME;
+        if !still {
+            self.unsuited.remove(place);
+        }
+        still
+    }
+
+    fn unsuited(&mut self, place: Place, now: Instant) {
+        if self.unsuited.len() >= UNSUITED {
+            self.unsuited.retain(|_, since| now.duration_since(*since) <= UNSUITED_TIME);
+        }
+        if self.unsuited.len() < UNSUITED {
+            self.unsuited.insert(place, now);
+        }
+    }
+}
+
 // === impl Place ===
 
 impl Place {
@@ -218,5 +239,27 @@ impl Place {
             _ => return None,
         };
         Some(Self { tls, host: url.host()?.to_owned(), port: url.port_or_known_default()?, reach })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_unsuited_for_a_while() {
+        let place = |number: usize| {
+            Place::of(&Url::parse(&format!("http://h{number}.example/")).unwrap(), Reach::Public).unwrap()
+        };
+        let (mut state, start) = (State::default(), Instant::now());
+        for number in 0..2 * UNSUITED {
+            state.unsuited(place(number), start);
+        }
+        let (late, later) = (start + UNSUITED_TIME, start + UNSUITED_TIME + Duration::from_secs(1));
+        assert!(state.is_unsuited(&place(0), late) && !state.is_unsuited(&place(UNSUITED), late));
+        assert!(!state.is_unsuited(&place(0), later));
+        state.unsuited(place(UNSUITED), start);
+        state.unsuited(place(UNSUITED + 1), later);
+        assert!(state.is_unsuited(&place(UNSUITED + 1), later), "those whose time is over make room");
     }
 }
