@@ -1,6 +1,7 @@
 //! Bodies read straight from the socket: which connection serves what, and what is left to the ordinary client.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
@@ -10,8 +11,12 @@ use preheat::base::units;
 use preheat::model::Rights;
 use preheat::model::source::{Origin, RemoteFile, SourceError, read_range};
 use preheat::origin::{Config, Origins};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 const SIZE: u64 = 100_000;
 /// How long the server may be silent: more than a busy machine is, and little enough to wait for.
@@ -34,18 +39,36 @@ struct Sent {
 
 impl Server {
     async fn start(answer: impl Fn(Range<u64>) -> Sent + Send + Sync + 'static) -> Self {
+        Self::start_at("http", answer).await
+    }
+
+    /// Over TLS as well.
+    async fn start_at(scheme: &str, answer: impl Fn(Range<u64>) -> Sent + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/model.safetensors", listener.local_addr().unwrap());
+        let url = format!("{scheme}://{}/model.safetensors", listener.local_addr().unwrap());
+        let tls = (scheme == "https").then(tls);
         let (asked, answer) = (Arc::<Mutex<Vec<usize>>>::default(), Arc::new(answer));
         let seen = Arc::clone(&asked);
         tokio::spawn(async move {
             for number in 0.. {
                 let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(serve(stream, number, Arc::clone(&seen), Arc::clone(&answer)));
+                let (tls, seen, answer) = (tls.clone(), Arc::clone(&seen), Arc::clone(&answer));
+                tokio::spawn(async move {
+                    match tls {
+                        // Whoever has gone has gone.
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, number, seen, answer).await;
+                            }
+                        }
+                        None => serve(stream, number, seen, answer).await,
+                    }
+                });
             }
         });
         let reference = url.parse().unwrap();
-        let config = Config { stall_timeout: units::Span(STALL), ..Config::default() };
+        let authority = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/tls/ca.pem"));
+        let config = Config { stall_timeout: units::Span(STALL), ca_bundle: Some(authority), ..Config::default() };
         let origin = Origins::unguarded(config).unwrap().open(&reference, &Rights::Own).unwrap();
         let file = origin.resolve(&reference).await.unwrap().files.remove(0);
         assert_eq!((file.size, asked.lock().unwrap().len()), (SIZE, 0));
@@ -65,8 +88,17 @@ impl Server {
     }
 }
 
+/// What certifies the server, and is trusted.
+fn tls() -> TlsAcceptor {
+    preheat::origin::install_tls_provider();
+    let chain = vec![CertificateDer::from_pem_slice(include_bytes!("support/tls/server.pem")).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("support/tls/server.key")).unwrap();
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
 async fn serve(
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     number: usize,
     asked: Arc<Mutex<Vec<usize>>>,
     answer: Arc<impl Fn(Range<u64>) -> Sent>,
@@ -118,12 +150,15 @@ fn stays(bytes: Vec<u8>) -> Sent {
 
 #[tokio::test]
 async fn a_connection_serves_one_range_after_the_other() {
-    let server = Server::start(|range| stays(good(range, ""))).await;
-    for range in [0..10, 10..SIZE, 5..6] {
-        server.reads(range).await;
+    for scheme in ["http", "https"] {
+        let server = Server::start_at(scheme, |range| stays(good(range, ""))).await;
+        for range in [0..10, 10..SIZE, 5..6] {
+            server.reads(range).await;
+        }
+        let asked = server.asked();
+        assert!(asked.iter().all(|connection| *connection == asked[0]), "{scheme}: {asked:?}");
     }
-    let asked = server.asked();
-    assert!(asked.iter().all(|connection| *connection == asked[0]), "{asked:?}");
+    let server = Server::start(|range| stays(good(range, ""))).await;
     // Two at a time take two, and one that is dropped in the middle is not used again.
     let (one, two) = tokio::join!(server.origin.open(&server.file, 0..SIZE), server.origin.open(&server.file, 0..SIZE));
     drop((one.unwrap(), two.unwrap()));
@@ -202,11 +237,19 @@ async fn interim_answers_are_passed_over() {
 
 #[tokio::test]
 async fn bytes_behind_an_answer_never_begin_the_next_one() {
-    let server = Server::start(|range| stays([good(range, ""), b"HTTP/1.1 206 trap\r\n".to_vec()].concat())).await;
-    server.reads(0..10).await;
-    server.reads(10..20).await;
-    let asked = server.asked();
-    assert_ne!(asked[0], asked[1], "a connection with something left on it is not used again");
+    for scheme in ["http", "https"] {
+        // What follows would pass for the answer to the same question, asked again.
+        let trap = |range: Range<u64>| {
+            let mut other = good(range.clone(), "");
+            other.iter_mut().rev().take((range.end - range.start) as usize).for_each(|byte| *byte ^= 1);
+            stays([good(range, ""), other].concat())
+        };
+        let server = Server::start_at(scheme, trap).await;
+        server.reads(0..10).await;
+        server.reads(0..10).await;
+        let asked = server.asked();
+        assert_ne!(asked[0], asked[1], "{scheme}: a connection with something left on it is not used again");
+    }
 }
 
 #[tokio::test]

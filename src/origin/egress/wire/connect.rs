@@ -1,9 +1,10 @@
 //! A connection from nothing: the name looked up and judged, an address that answers found, TLS agreed.
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -127,15 +128,14 @@ async fn first_of(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
 // === impl Line ===
 
 impl Line {
-    /// Whether nothing has come on an idle connection, above all not its end. On TLS there may be tickets, so only its end
-    /// shows, and that on use.
-    pub(super) fn is_open(&self) -> bool {
-        match self {
-            Self::Plain(stream) => {
-                matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-            }
-            Self::Tls(_) => true,
-        }
+    /// Whether nothing has come on an idle connection: neither its end nor bytes that nobody asked for, which would be taken
+    /// for the next answer. What TLS says for itself (tickets) is read over.
+    pub(super) fn is_open(&mut self) -> bool {
+        let mut byte = [0];
+        let read = poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, &mut ReadBuf::new(&mut byte)));
+        // A task that has used up its turn would see nothing on any connection.
+        let read = pin!(tokio::task::unconstrained(read));
+        read.poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 }
 

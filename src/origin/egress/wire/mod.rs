@@ -167,7 +167,7 @@ impl Wires {
         let mut state = self.state();
         let idle = state.idle.get_mut(place)?;
         let now = Instant::now();
-        while let Some((since, line)) = idle.pop() {
+        while let Some((since, mut line)) = idle.pop() {
             if now.duration_since(since) > IDLE_TIME {
                 // Those below have waited longer.
                 idle.clear();
