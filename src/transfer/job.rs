@@ -260,12 +260,11 @@ impl Job<'_> {
         let reservation = Arc::new(reservation);
         contents.reservation = Some(Arc::clone(&reservation));
         sources.extend(held.into_iter().map(|(content, hold)| (content, Source::Held(hold))));
-        let indexes = plan.indexes();
         let go = contents.go.token();
         for (content, errand) in absent {
             let (flight, ticket) = fetcher.flights.begin(errand, *priority, progress, Arc::clone(&reservation));
             sources.push((content, Source::Coming(ticket)));
-            let at_once = flight.errand.remote.size <= fetcher.gear.small_bytes || indexes.contains(&content);
+            let at_once = flight.errand.remote.size <= fetcher.gear.small_bytes || plan.indexes.contains(&content);
             let leader = Leader {
                 gear: Arc::clone(&fetcher.gear),
                 pump: fetcher.pump.clone(),
@@ -282,7 +281,7 @@ impl Job<'_> {
     /// Waits for every content, and looks into each as it arrives. Large ones begin to move when the indexes are read.
     async fn collect(&self, sources: Vec<(usize, Source)>, contents: &mut Contents<'_>) -> Result<(), Short> {
         let (plan, progress) = (contents.plan, &self.request.progress);
-        let indexes = plan.indexes();
+        let indexes = &plan.indexes;
         let mut unread = indexes.len();
         if unread == 0 {
             contents.go.cancel();
@@ -336,7 +335,7 @@ impl Job<'_> {
             let checked = self.read(&file.path, hash, move |store| arrived::check_tensors(store, &hash)).await?;
             checked.map_err(|source| TransferError::tensors(&file.path, source))?;
         }
-        if plan.indexes().contains(&content) {
+        if plan.indexes.contains(&content) {
             for file in plan.files_with(content).filter(|file| plan::is_index(&file.path)) {
                 let json = self.read(&file.path, hash, move |store| arrived::read_index(store, &hash)).await?;
                 let warnings = plan.check_index(&file.path, &json, &self.request.reference.selection)?;

@@ -17,6 +17,11 @@ pub(super) struct Plan {
     pub(super) content_of: Vec<usize>,
     /// For each distinct content, the first file that has it.
     pub(super) contents: Vec<usize>,
+    /// For each distinct content, all files that have it. Kept, since every arrival asks: looking through all files each time
+    /// takes a minute for 100,000 of them.
+    files_of: Vec<Vec<usize>>,
+    /// Contents that say what else there must be: fetched and read before anything large.
+    pub(super) indexes: BTreeSet<usize>,
     /// The manifest that the origin publishes; binding.
     pub(super) manifest: Option<Manifest>,
     /// For people.
@@ -53,17 +58,23 @@ impl Plan {
         Manifest::new(Kind::Model, entries)
             .map_err(|source| TransferError::List { reference: reference.to_string(), source: Arc::new(source) })?;
         let mut known: HashMap<(Content, u64), usize> = HashMap::new();
-        let mut contents = Vec::new();
+        let (mut contents, mut files_of) = (Vec::new(), Vec::<Vec<usize>>::new());
         let mut content_of = Vec::with_capacity(files.len());
+        let mut indexes = BTreeSet::new();
         for (number, file) in files.iter().enumerate() {
             let content = *known.entry((Content::of(file), file.size)).or_insert_with(|| {
                 contents.push(number);
+                files_of.push(Vec::new());
                 contents.len() - 1
             });
             content_of.push(content);
+            files_of[content].push(number);
+            if is_index(&file.path) {
+                indexes.insert(content);
+            }
         }
         let warnings = same_but_for_case(&files);
-        Ok(Self { files, content_of, contents, manifest, warnings })
+        Ok(Self { files, content_of, contents, files_of, indexes, manifest, warnings })
     }
 
     /// Size of the model.
@@ -73,12 +84,7 @@ impl Plan {
 
     /// Files that have a content.
     pub(super) fn files_with(&self, content: usize) -> impl Iterator<Item = &RemoteFile> {
-        self.files.iter().zip(&self.content_of).filter(move |(_, of)| **of == content).map(|(file, _)| file)
-    }
-
-    /// Contents that say what else there must be: fetched and read before anything large.
-    pub(super) fn indexes(&self) -> BTreeSet<usize> {
-        self.files.iter().zip(&self.content_of).filter(|(file, _)| is_index(&file.path)).map(|(_, of)| *of).collect()
+        self.files_of[content].iter().map(|number| &self.files[*number])
     }
 
     /// Checks that the shards which an index names are there. With globs somebody has chosen to do without.
@@ -249,6 +255,21 @@ mod tests {
         let manifest = plan.manifest(&"r", &[one, two]).unwrap();
         assert_eq!(manifest.files().iter().map(|entry| entry.blake3).collect::<Vec<_>>(), [one, two, one, two]);
         assert_eq!(plan.bytes(), 20);
+        let with = |content: usize| plan.files_with(content).map(|file| file.path.as_str()).collect::<Vec<_>>();
+        assert_eq!((with(0), with(1)), (vec!["a", "c"], vec!["b", "d"]));
+    }
+
+    /// Every arrival asks for the files of its content. A few milliseconds for all of them; half a minute where each looks
+    /// through all files.
+    #[test]
+    fn many_files_are_found_by_their_content_at_once() {
+        const FILES: usize = 30_000;
+        let files = (0..FILES).map(|number| remote(&format!("{number:05}.json"), 5)).collect();
+        let plan = Plan::new(&"r", resolution(files)).unwrap();
+        let begun = std::time::Instant::now();
+        let found: usize = (0..plan.contents.len()).map(|content| plan.files_with(content).count()).sum();
+        assert_eq!(found, FILES);
+        assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
     }
 
     #[test]
@@ -268,7 +289,7 @@ mod tests {
         let index = "sub/model.safetensors.index.json";
         let files = vec![remote(index, 9), remote("sub/m-1.safetensors", 9)];
         let plan = Plan::new(&"r", resolution(files)).unwrap();
-        assert_eq!(plan.indexes(), BTreeSet::from([1]));
+        assert_eq!(plan.indexes, BTreeSet::from([1]));
         let index = FilePath::new(index).unwrap();
         let json = br#"{"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors"}}"#;
         let error = plan.check_index(&index, json, &Selection::default()).unwrap_err();
