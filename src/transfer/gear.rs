@@ -11,7 +11,7 @@ use super::{Config, TransferError};
 use crate::digest::GROUP_BYTES;
 use crate::store::{Store, StoreError};
 use crate::sys::buffer::Buffers;
-use crate::sys::hands::Hands;
+use crate::sys::hands::{Hands, WorkPanicked};
 use crate::telemetry::metrics::Metrics;
 
 /// The shared means.
@@ -27,8 +27,11 @@ pub(super) struct Gear {
     pub(super) write: Hands,
     /// Sequential digests of origins.
     pub(super) digest: Hands,
-    /// Calls of the store that may take long (re-hashing, evicting, publishing), and syncs.
-    pub(super) store_hands: Hands,
+    /// Calls of the store that may take long (re-hashing, evicting, publishing).
+    store_hands: Hands,
+    /// Syncs of what is on its way. A slow disk takes seconds for each, and nobody waits for one: so they hold up each other and
+    /// nobody else.
+    sync_hands: Hands,
     /// Memory for small files, in KiB.
     small: Arc<Semaphore>,
     /// Files up to this size are held whole.
@@ -37,8 +40,10 @@ pub(super) struct Gear {
 
 /// Share of the memory that is for small files.
 const SMALL_SHARE: u64 = 4;
-/// Threads for calls of the store: one may evict, one re-hash, one publish and one sync without holding the others up.
+/// Threads for calls of the store: one may evict, two re-hash and one publish without holding the others up.
 const STORE_THREADS: usize = 4;
+/// Threads for syncs. A disk that is busy with two takes a third no sooner.
+const SYNC_THREADS: usize = 2;
 
 // === impl Gear ===
 
@@ -56,6 +61,7 @@ impl Gear {
             write: Hands::new("write", config.write_threads.unwrap_or(threads), 2 * total)?,
             digest: Hands::new("digest", config.digest_threads.unwrap_or(threads), total)?,
             store_hands: Hands::new("store", STORE_THREADS, total)?,
+            sync_hands: Hands::new("sync", SYNC_THREADS, total)?,
             small: Arc::new(Semaphore::new((small >> 10) as usize)),
             small_bytes: small.min(store.options().small_bytes),
             store,
@@ -78,9 +84,55 @@ impl Gear {
         call: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, TransferError> {
         let store = self.store.clone();
-        match self.store_hands.run(move || call(&store)).await {
-            Ok(outcome) => outcome.map_err(|error| TransferError::store(what, error)),
-            Err(panicked) => Err(TransferError::Defect { task: "store call", detail: panicked.to_string() }),
-        }
+        outcome(what, self.store_hands.run(move || call(&store)).await)
+    }
+
+    /// Syncs from a thread that does nothing else.
+    pub(super) async fn sync(
+        &self,
+        what: &(impl ToString + ?Sized),
+        call: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), TransferError> {
+        outcome(what, self.sync_hands.run(call).await)
+    }
+}
+
+fn outcome<T>(
+    what: &(impl ToString + ?Sized),
+    done: Result<Result<T, StoreError>, WorkPanicked>,
+) -> Result<T, TransferError> {
+    match done {
+        Ok(outcome) => outcome.map_err(|error| TransferError::store(what, error)),
+        Err(panicked) => Err(TransferError::Defect { task: "store call", detail: panicked.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::{Holder, Options};
+
+    #[tokio::test]
+    async fn syncs_on_a_slow_disk_hold_up_nobody_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let holder = Holder { role: "test".to_owned(), pid: 1 };
+        let store = Store::open(&directory.path().join("root"), &holder, Options::new("boot".into())).unwrap();
+        let gear = Gear::new(store, Arc::new(Metrics::new()), Config::default()).unwrap();
+        let (ends, ended): (Vec<_>, Vec<_>) = (0..16).map(|_| mpsc::sync_channel::<()>(1)).unzip();
+        // More than there are threads of either kind.
+        let slow = ended.into_iter().map(|ended| gear.sync("file", move || ended.recv().or(Ok(()))));
+        let mut syncs = std::pin::pin!(futures_util::future::join_all(slow));
+        let asked = gear.ask("model", |store| Ok(store.models().len()));
+        let asked = tokio::select! {
+            biased;
+            _ = syncs.as_mut() => panic!("they wait"),
+            asked = tokio::time::timeout(Duration::from_secs(10), asked) => asked,
+        };
+        drop(ends);
+        assert!(syncs.await.iter().all(Result::is_ok));
+        assert_eq!(asked.expect("answered while all syncs wait").unwrap(), 0);
     }
 }

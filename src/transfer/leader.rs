@@ -396,7 +396,7 @@ impl Leader {
                 continue;
             }
             let of = sink.of.clone();
-            let outcome = self.gear.ask(&self.flight.errand.remote.path, move |_| of.sync()).await;
+            let outcome = self.gear.sync(&self.flight.errand.remote.path, move || of.sync()).await;
             if let Err(error) = outcome {
                 return error.into();
             }
