@@ -78,6 +78,10 @@ fn run(cli: Cli, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         // Verbs for people speak for themselves; their logs are for finding faults.
         crate::telemetry::logs::init(crate::telemetry::logs::Format::Text, "warn");
     }
+    // What `run` and `engine` start has the limits that they were given themselves. A refusal leaves things as they were.
+    if !matches!(verb, Verb::Run(_) | Verb::PassOn | Verb::Engine(_)) {
+        let _ = crate::sys::open_files::raise_limit();
+    }
     match verb {
         Verb::Serve(args) => serve::run(args),
         Verb::Fetch(args) => block_on(fetch::run(args)),

@@ -14,6 +14,7 @@ pub mod launch;
 pub mod memory;
 pub mod mutant;
 pub mod nvml;
+pub mod open_files;
 pub mod peer;
 pub mod read_write;
 pub mod residency;

@@ -6,7 +6,7 @@ use std::process::Output;
 
 use sha2::Digest;
 
-use super::support::command::{code, fails, json, preheat, stderr};
+use super::support::command::{code, fails, json, preheat, preheat_under, stderr};
 use super::support::model::{Files, MIB, manifest, model, read, total, with_more, write};
 
 const SHARD: &str = "model-00001-of-00002.safetensors";
@@ -188,4 +188,24 @@ fn a_directory_is_taken_in_as_what_it_is_said_to_be() {
         fails(&rig.import(&plain, &["--as", reference]), 64, &[words]);
     }
     fails(&rig.import(&rig.directory.path().join("none"), &[]), 66, &["none"]);
+}
+
+/// Making a batch durable has a window of its files open, and not all of them; and what a process may raise by itself it raises.
+#[test]
+fn many_small_files_need_few_open_ones() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut files = model(3, 1, MIB);
+    for number in 0..400 {
+        files.insert(format!("parts/{number}.json"), format!("{{\"number\": {number}}}").into_bytes());
+    }
+    let place = directory.path().join("model");
+    write(&files, &place);
+    // The hard limit with the soft one; and a soft one that is less than a window.
+    for (name, limit) in [("hard", "-n 256"), ("soft", "-Sn 100")] {
+        let root = directory.path().join(name);
+        let mut command = preheat_under(limit);
+        let output = command.arg("import").arg(&place).arg("--root").arg(&root).arg("--json").output().unwrap();
+        assert_eq!(code(&output), 0, "{limit}: {}", stderr(&output));
+        assert!(read(Path::new(json(&output)["path"].as_str().unwrap())) == files, "{limit}: other bytes");
+    }
 }

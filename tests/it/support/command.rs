@@ -6,7 +6,17 @@ use std::process::{Child, Command, Output, Stdio};
 
 /// `preheat` with nothing of the caller's own configuration.
 pub(crate) fn preheat() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_preheat"));
+    undisturbed(Command::new(env!("CARGO_BIN_EXE_preheat")))
+}
+
+/// The same under a limit, as `ulimit` takes it.
+pub(crate) fn preheat_under(limit: &str) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.arg("-c").arg(format!("ulimit {limit} && exec \"$0\" \"$@\"")).arg(env!("CARGO_BIN_EXE_preheat"));
+    undisturbed(command)
+}
+
+fn undisturbed(mut command: Command) -> Command {
     let foreign = ["PREHEAT_", "AWS_", "GOOGLE_", "GCE_", "AZURE_", "STORAGE_EMULATOR_"];
     let foreign = |name: &str| foreign.iter().any(|prefix| name.starts_with(prefix));
     // Who reads and writes is chosen for all tests at once: `PREHEAT_STORE__DISK=pool scripts/test`.
