@@ -27,8 +27,10 @@ pub(super) struct Gear {
     pub(super) write: Hands,
     /// Sequential digests of origins.
     pub(super) digest: Hands,
-    /// Calls of the store that may take long (re-hashing, evicting, publishing).
+    /// Calls of the store that may take long (evicting, publishing).
     store_hands: Hands,
+    /// Looking for what is here, which hashes what an earlier process left.
+    look_hands: Hands,
     /// Syncs of what is on its way. A slow disk takes seconds for each, and nobody waits for one: so they hold up each other and
     /// nobody else.
     sync_hands: Hands,
@@ -40,8 +42,11 @@ pub(super) struct Gear {
 
 /// Share of the memory that is for small files.
 const SMALL_SHARE: u64 = 4;
-/// Threads for calls of the store: one may evict, two re-hash and one publish without holding the others up.
+/// Threads for calls of the store: one may evict and others publish or look up without holding the others up.
 const STORE_THREADS: usize = 4;
+/// Fetches that look for what is here at once. After a stop that was no orderly one each may hash hundreds of gigabytes first;
+/// a fetch with nothing to hash passes by as many.
+const LOOK_THREADS: usize = 8;
 /// Threads for syncs. A disk that is busy with two takes a third no sooner.
 const SYNC_THREADS: usize = 2;
 
@@ -61,6 +66,7 @@ impl Gear {
             write: Hands::new("write", config.write_threads.unwrap_or(threads), 2 * total)?,
             digest: Hands::new("digest", config.digest_threads.unwrap_or(threads), total)?,
             store_hands: Hands::new("store", STORE_THREADS, total)?,
+            look_hands: Hands::new("look", LOOK_THREADS, total)?,
             sync_hands: Hands::new("sync", SYNC_THREADS, total)?,
             small: Arc::new(Semaphore::new((small >> 10) as usize)),
             small_bytes: small.min(store.options().small_bytes),
@@ -85,6 +91,16 @@ impl Gear {
     ) -> Result<T, TransferError> {
         let store = self.store.clone();
         outcome(what, self.store_hands.run(move || call(&store)).await)
+    }
+
+    /// Looks into the store, for as long as it takes.
+    pub(super) async fn look<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Store) -> T + Send + 'static,
+    ) -> Result<T, TransferError> {
+        let store = self.store.clone();
+        let done = self.look_hands.run(move || call(&store)).await;
+        done.map_err(|panicked| TransferError::Defect { task: "store call", detail: panicked.to_string() })
     }
 
     /// Syncs from a thread that does nothing else.

@@ -218,32 +218,48 @@ impl Job<'_> {
     }
 
     /// Finds what is here, joins what is coming, and begins the rest with its space promised first. One fetch does this at a
-    /// time: of two that want the same, the second must see the flights of the first, or space would be promised twice.
+    /// time: of two that want the same, the second must see the flights of the first, or space would be promised twice. What may
+    /// take minutes is done before: hashing what an earlier process left, and waiting for flights that are about to end.
     async fn begin(&self, plan: &Plan, contents: &mut Contents<'_>) -> Result<Vec<(usize, Source)>, TransferError> {
         let Request { tenant, origin, origin_id, reference, priority, progress, .. } = self.request;
         let fetcher = self.fetcher;
         let source = || -> Arc<dyn RangeSource> { Arc::clone(origin) as Arc<dyn RangeSource> };
         let errand = |file: &RemoteFile| Errand::new(tenant, origin_id, file.clone(), source());
-        let errands: Vec<Errand> = plan.contents.iter().map(|first| errand(&plan.files[*first])).collect();
-        let _alone = fetcher.planning.lock().await;
+        let errands: Arc<[Errand]> = plan.contents.iter().map(|first| errand(&plan.files[*first])).collect();
+        let looked_for = Arc::clone(&errands);
+        let look = move |store: &Store| looked_for.iter().map(|errand| errand.find(store)).collect();
+        let here: Vec<Option<BlobHold>> = fetcher.gear.look(look).await?;
+        let mut tickets: Vec<Option<Ticket>> = errands.iter().map(|_| None).collect();
+        let _alone = loop {
+            let alone = fetcher.planning.lock().await;
+            let mut ending = None;
+            for (content, errand) in errands.iter().enumerate() {
+                if here[content].is_some() || tickets[content].is_some() {
+                    continue;
+                }
+                match fetcher.flights.join(&errand.key, *priority, progress) {
+                    Joined::Running(ticket) => tickets[content] = Some(ticket),
+                    Joined::Ending(flight) => ending = Some(flight),
+                    Joined::None => {}
+                }
+            }
+            let Some(ending) = ending else { break alone };
+            drop(alone);
+            drop(ending.outcome().await);
+        };
         let mut sources = Vec::new();
         let mut absent = Vec::new();
-        for (content, errand) in errands.into_iter().enumerate() {
-            let ticket = loop {
-                match fetcher.flights.join(&errand.key, *priority, progress) {
-                    Joined::Running(ticket) => break Some(ticket),
-                    Joined::Ending(flight) => drop(flight.outcome().await),
-                    Joined::None => break None,
-                }
-            };
-            match ticket {
-                Some(ticket) => sources.push((content, Source::Joined(ticket))),
-                None => absent.push((content, errand)),
+        for (content, (hold, ticket)) in here.into_iter().zip(tickets).enumerate() {
+            match (hold, ticket) {
+                (Some(hold), _) => sources.push((content, Source::Held(hold))),
+                (None, Some(ticket)) => sources.push((content, Source::Joined(ticket))),
+                (None, None) => absent.push((content, errands[content].clone())),
             }
         }
         let files = plan.files.len() as u64;
         let promise = move |store: &Store| {
             let mut held = Vec::new();
+            // Some may have come since.
             absent.retain(|(content, errand)| match errand.find(store) {
                 Some(hold) => {
                     held.push((*content, hold));

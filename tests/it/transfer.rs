@@ -390,3 +390,40 @@ async fn draining_keeps_what_has_arrived() {
     assert!(node.store.usage().partials > 8 * MIB as u64, "{:?}", node.store.usage());
     assert_eq!(node.fetch(&web.url).await.unwrap_err().kind(), ErrorKind::Cancelled, "none begins any more");
 }
+
+/// What an earlier process left is hashed before it is used. That may be hundreds of gigabytes, and other fetches have nothing to
+/// do with it.
+#[tokio::test]
+async fn a_fetch_that_hashes_what_was_left_holds_up_no_other() {
+    let (files, others) = (model(17, 2, MIB), model(18, 1, MIB));
+    let (web, other) = (Web::serve(&files).await, Web::serve(&others).await);
+    // The others arrive meanwhile.
+    web.fault(|asked| Fault { stall_after: asked.path.ends_with(OTHER).then_some(100), ..Fault::default() });
+    let node = Node::new();
+    node.fetch(&web.url).await.unwrap_err();
+    web.heal();
+    let node = Arc::new(node.reopened().await);
+    let received = node.directory.path().join("store/received");
+    let left = std::fs::read_dir(received).unwrap().next().expect("something was left").unwrap().path();
+    // Hashing it takes until somebody writes to it.
+    std::fs::remove_file(&left).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &left, rustix::fs::Mode::RWXU).unwrap();
+    let before = web.requests();
+    let hashing = tokio::spawn({
+        let (node, url) = (Arc::clone(&node), web.url.clone());
+        async move { node.files(&url).await }
+    });
+    while web.requests() == before {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // From the last answer to the hash.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let passed = tokio::time::timeout(Duration::from_secs(30), node.files(&other.url)).await;
+    assert!(!hashing.is_finished(), "it waits for its hash");
+    // Nothing comes, which is not what was left.
+    drop(std::fs::File::options().write(true).open(&left).unwrap());
+    let (_, found) = hashing.await.unwrap();
+    assert!(found == files, "other bytes");
+    let (_, found) = passed.expect("nothing of its own to hash");
+    assert!(found == others, "other bytes");
+}

@@ -8,7 +8,7 @@ use preheat::base::lifecycle::CancellationToken;
 use preheat::base::units::{ByteSize, Span};
 use preheat::model::{Reference, Rights, Tenant};
 use preheat::origin::{self, Origins};
-use preheat::store::{Holder, Options, Store};
+use preheat::store::{Holder, Options, Store, StoreError};
 use preheat::telemetry::metrics::Metrics;
 use preheat::transfer::{Config, Fetched, Fetcher, Priority, Progress, Request, TransferError};
 
@@ -38,6 +38,15 @@ pub(crate) fn config() -> Config {
     }
 }
 
+fn own_options() -> Options {
+    Options::new(BootId::from("11111111-2222-3333-4444-555555555555"))
+}
+
+fn open(directory: &tempfile::TempDir, options: Options) -> Result<Store, StoreError> {
+    let holder = Holder { role: "test".to_owned(), pid: std::process::id() };
+    Store::open(&directory.path().join("store"), &holder, options)
+}
+
 impl Node {
     pub(crate) fn new() -> Self {
         Self::with(config(), |_| {})
@@ -49,11 +58,30 @@ impl Node {
             preheat::telemetry::logs::init(preheat::telemetry::logs::Format::Text, "trace");
             directory.disable_cleanup(true);
         }
-        let boot = BootId::from("11111111-2222-3333-4444-555555555555");
-        let mut wanted = Options::new(boot);
+        let mut wanted = own_options();
         options(&mut wanted);
-        let holder = Holder { role: "test".to_owned(), pid: std::process::id() };
-        let store = Store::open(&directory.path().join("store"), &holder, wanted).unwrap();
+        let store = open(&directory, wanted).unwrap();
+        Self::on(directory, store, config)
+    }
+
+    /// The same store in another process, which ended without closing it.
+    pub(crate) async fn reopened(self) -> Self {
+        let Self { directory, store, fetcher, origins: _ } = self;
+        fetcher.drain().await;
+        drop((store, fetcher));
+        let asked = std::time::Instant::now();
+        let store = loop {
+            match open(&directory, own_options()) {
+                Ok(store) => break store,
+                // Its last tasks let go of it in a moment.
+                Err(error) => assert!(asked.elapsed().as_secs() < 10, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        Self::on(directory, store, config())
+    }
+
+    fn on(directory: tempfile::TempDir, store: Store, config: Config) -> Self {
         preheat::origin::install_tls_provider();
         let fetcher = Fetcher::new(store.clone(), Arc::new(Metrics::new()), config).unwrap();
         let origins = Origins::unguarded(origin::Config::default()).unwrap();
