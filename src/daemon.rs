@@ -1,7 +1,7 @@
 //! The node daemon: builds everything, runs it, drains it. The only file that knows everyone.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,7 +16,7 @@ use crate::engines::Engines;
 use crate::model::{OriginId, Tenant};
 use crate::origin::Origins;
 use crate::prewarm::Jobs;
-use crate::store::{Holder, Options, Store};
+use crate::store::{Holder, Options, ScrubProgress, Store};
 use crate::sys::buffer::Buffers;
 use crate::sys::peer::own_uid;
 use crate::telemetry::metrics::{Metrics, Which};
@@ -31,6 +31,21 @@ const OUTGOING_BYTES: u64 = 32 * MIB;
 
 /// Bytes that the scrub reads between two pauses: small beside a second of any disk.
 const SCRUB_STEP: u64 = 8 * MIB;
+
+/// The least pause of the scrub, and how often it looks at a store that has nothing for it.
+const SCRUB_PAUSE: Duration = Duration::from_secs(1);
+
+/// When the scrub goes on.
+#[derive(Debug)]
+struct ScrubPace {
+    bytes_per_second: u64,
+    /// From the beginning of a round to that of the next, at least.
+    every: Duration,
+    /// When the round began.
+    round_since: Instant,
+    /// Whether it has found anything to hash.
+    looked_at: bool,
+}
 
 /// Runs a daemon until SIGTERM or SIGINT. `announce` is called with each address once it is served.
 ///
@@ -89,7 +104,8 @@ pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Resul
     let _keeper = background
         .spawn("housekeeping", keep(store.clone(), fetcher.clone(), Arc::clone(&metrics), background.token()));
     if let Some(rate) = settings.store.scrub_rate {
-        let _scrub = background.spawn("scrub", scrub(store.clone(), rate.0, Arc::clone(&metrics), background.token()));
+        let pace = ScrubPace::new(rate.0, settings.store.scrub_every.0, Instant::now());
+        let _scrub = background.spawn("scrub", scrub(store.clone(), pace, Arc::clone(&metrics), background.token()));
     }
     let (tcp, socket) = (bound.address()?, bound.socket().cloned());
     let connections = Gate::default();
@@ -155,7 +171,7 @@ fn withdraw(store: &Store) -> impl Fn(&Tenant, &OriginId) + Send + Sync + 'stati
 async fn seal(store: Store, metrics: Arc<Metrics>, stop: CancellationToken) {
     let delay = store.options().seal_delay;
     while !stop.is_cancelled() {
-        let (sealing, started) = (store.clone(), std::time::Instant::now());
+        let (sealing, started) = (store.clone(), Instant::now());
         let outcome = tokio::task::spawn_blocking(move || sealing.seal_step()).await;
         let more = match outcome {
             Ok(Ok(progress)) => {
@@ -224,28 +240,73 @@ async fn keep(store: Store, fetcher: Fetcher, metrics: Arc<Metrics>, stop: Cance
 }
 
 /// Hashes everything again, slowly, for ever.
-async fn scrub(store: Store, bytes_per_second: u64, metrics: Arc<Metrics>, stop: CancellationToken) {
+async fn scrub(store: Store, mut pace: ScrubPace, metrics: Arc<Metrics>, stop: CancellationToken) {
     loop {
         let scrubbing = store.clone();
         let outcome = tokio::task::spawn_blocking(move || scrubbing.scrub_step(SCRUB_STEP)).await;
-        let done = match outcome {
+        let progress = match outcome {
             Ok(Ok(progress)) => {
                 metrics.scrubbed_bytes.inc_by(progress.bytes);
                 let faults = progress.faults.len() as u64;
                 metrics.corrupt.get_or_create(&Which { which: "scrub" }).inc_by(faults);
-                progress.bytes
+                progress
             }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the scrub failed; tried again");
-                0
+                ScrubProgress::default()
             }
-            Err(_) => 0,
+            Err(_) => ScrubProgress::default(),
         };
-        // An empty store is looked at now and then; otherwise the pause makes the rate.
-        let pause = (done as f64 / bytes_per_second.max(1) as f64).max(1.0);
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs_f64(pause)) => {}
+            () = tokio::time::sleep(pace.after(&progress, Instant::now())) => {}
         }
+    }
+}
+
+// === impl ScrubPace ===
+
+impl ScrubPace {
+    fn new(bytes_per_second: u64, every: Duration, now: Instant) -> Self {
+        Self { bytes_per_second, every, round_since: now, looked_at: false }
+    }
+
+    /// The pause after a step.
+    fn after(&mut self, progress: &ScrubProgress, now: Instant) -> Duration {
+        let pause = Duration::from_secs_f64(progress.cost as f64 / self.bytes_per_second.max(1) as f64);
+        let pause = pause.max(SCRUB_PAUSE);
+        self.looked_at |= progress.cost > 0;
+        // A round of an empty store was none: what comes then is not left alone for days.
+        let rest = match progress.round_done && self.looked_at {
+            true => (self.round_since + self.every).saturating_duration_since(now),
+            false => Duration::ZERO,
+        };
+        let pause = pause.max(rest);
+        if progress.round_done {
+            (self.round_since, self.looked_at) = (now + pause, false);
+        }
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scrub_keeps_its_rate_and_rests_between_rounds() {
+        let (start, day) = (Instant::now(), Duration::from_secs(24 * 3600));
+        let mut pace = ScrubPace::new(MIB, day, start);
+        let step = |cost: u64, round_done: bool| ScrubProgress { cost, round_done, ..ScrubProgress::default() };
+        let seconds = Duration::from_secs;
+        assert_eq!(pace.after(&step(8 * MIB, false), start), seconds(8));
+        assert_eq!(pace.after(&step(0, false), start + seconds(8)), SCRUB_PAUSE, "after an error");
+        // The last blob of the round, an hour after its beginning.
+        let late = start + seconds(3600);
+        assert_eq!(pace.after(&step(MIB, true), late), day - seconds(3600));
+        // One that takes longer than it may goes on at once.
+        assert_eq!(pace.after(&step(8 * MIB, true), start + 3 * day), seconds(8));
+        // An empty store is looked at again.
+        assert_eq!(pace.after(&step(0, true), start + 3 * day + seconds(8)), SCRUB_PAUSE);
     }
 }

@@ -19,6 +19,7 @@ allow = ["%s,allow_private"]
 [store]
 keep_free = "256MiB"
 scrub_rate = "1GiB/s"
+scrub_every = "1s"
 disk = "%s"
 [prewarm]
 memory_free = "64MiB"

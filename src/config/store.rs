@@ -29,6 +29,8 @@ pub struct StoreConfig {
     pub disk: Choice,
     /// How fast the scrub reads. Absent: no scrub.
     pub scrub_rate: Option<ByteRate>,
+    /// At most one round of the scrub in so long. Rot is found as much later; at a tenth an idle node never rests.
+    pub scrub_every: Span,
 }
 
 impl Default for StoreConfig {
@@ -43,6 +45,7 @@ impl Default for StoreConfig {
             disk: Choice::Auto,
             // 1 TiB in two days, at about 2 % of an NVMe disk.
             scrub_rate: Some(ByteRate(8 * MIB)),
+            scrub_every: Span(Duration::from_secs(7 * 24 * 3600)),
         }
     }
 }

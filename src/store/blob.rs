@@ -49,6 +49,11 @@ impl BlobReader {
         self.size
     }
 
+    /// The chaining values of its groups, which have been proved.
+    pub(super) fn cvs(&self) -> &Arc<[GroupCv]> {
+        &self.cvs
+    }
+
     /// The open file, for questions about the page cache.
     #[must_use]
     pub fn file(&self) -> &Arc<File> {

@@ -13,10 +13,15 @@ use crate::sys::disk::{Disk, DiskFile};
 use crate::sys::residency::{drop_cache, populate, read_ahead, resident_bytes, resident_in};
 
 /// On their way while somebody waits for the outcome: four of 1 MiB are all that most disks have to give.
-pub(super) const HASTE: usize = 4;
+const HASTE: usize = 4;
 
 /// In the background one is read while one is hashed.
 pub(super) const REST: usize = 2;
+
+/// Memory for hashing while somebody waits.
+pub(super) fn in_haste() -> Buffers {
+    Buffers::new(HASTE as u64 * GROUP_BYTES, GROUP_BYTES as usize)
+}
 
 // === impl BlobReader ===
 
@@ -29,29 +34,28 @@ impl BlobReader {
         if self.is_warm() {
             return self.verify(progress);
         }
-        self.verify_groups(disk, HASTE, 0..group_count(self.size()), progress)
+        self.verify_groups(disk, &in_haste(), 0..group_count(self.size()), progress)
     }
 
-    /// Reads and proves these groups as the disk has them, `depth` of them on their way. Blocking.
+    /// Reads and proves these groups as the disk has them, as many of them on their way as `buffers` has. Blocking.
     ///
     /// # Errors
     /// As [`BlobReader::group`].
     pub(super) fn verify_groups(
         &self,
         disk: &Disk,
-        depth: usize,
+        buffers: &Buffers,
         mut groups: Range<u64>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), StoreError> {
         if crate::sys::mutant::mutant("short_group_not_scrubbed") && groups.end == group_count(self.size()) {
             groups.end -= 1;
         }
-        let small = self.size() <= GROUP_BYTES;
-        let file = Arc::clone(self.file());
-        // Of a small file the cache is the cheaper way.
-        let file = if small { DiskFile::cached(file) } else { DiskFile::direct(file) };
+        if self.size() <= GROUP_BYTES {
+            return self.verify_small(groups, progress);
+        }
+        let file = DiskFile::direct(Arc::clone(self.file()));
         let cold = file.unit().is_none() && !self.is_warm();
-        let buffers = Buffers::new(depth as u64 * GROUP_BYTES, GROUP_BYTES as usize);
         let mut under_way = VecDeque::new();
         let outcome = loop {
             while !groups.is_empty()
@@ -62,7 +66,14 @@ impl BlobReader {
                 under_way.push_back((group, disk.read(&file, group * GROUP_BYTES, buffer, length)));
                 groups.start += 1;
             }
-            let Some((group, read)) = under_way.pop_front() else { break Ok(()) };
+            let Some((group, read)) = under_way.pop_front() else {
+                if groups.is_empty() {
+                    break Ok(());
+                }
+                // A buffer is on its way back: nobody else has them.
+                std::thread::yield_now();
+                continue;
+            };
             let proved = read
                 .wait()
                 .map_err(|error| self.unreadable(error))
@@ -72,6 +83,25 @@ impl BlobReader {
                 Err(error) => break Err(error),
             }
         };
+        // After an error too: the next blob needs the buffers.
+        for (_, read) in under_way {
+            let _ = read.wait();
+        }
+        if cold {
+            drop_cache(self.file());
+        }
+        outcome
+    }
+
+    /// The same of the one group of a small blob: through the page cache, and into memory of its own size. Aligned megabytes and a
+    /// way past the cache cost more than it does.
+    fn verify_small(&self, groups: Range<u64>, progress: &mut dyn FnMut(u64)) -> Result<(), StoreError> {
+        let cold = !self.is_warm();
+        let mut buffer = vec![0; usize::try_from(self.size()).unwrap_or(usize::MAX)];
+        let outcome = groups.into_iter().try_for_each(|group| {
+            progress(self.group(group, &mut buffer)?.len() as u64);
+            Ok(())
+        });
         if cold {
             drop_cache(self.file());
         }

@@ -1,7 +1,7 @@
 //! What the store knows in memory: rebuilt by listing at start, changed after the disk has been. One mutex guards it; no
 //! system call that can take long is made under it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -56,6 +56,8 @@ pub(super) type ModelKey = (Tenant, ModelId);
 #[derive(Debug, Default)]
 pub(super) struct Index {
     pub(super) blobs: HashMap<Hash, Blob>,
+    /// Those of them that are not sealed yet: looked at twice a second, whatever a store holds.
+    unsealed: BTreeSet<Hash>,
     pub(super) by_key: HashMap<FlightKey, Hash>,
     pub(super) by_sha256: HashMap<String, Hash>,
     pub(super) models: BTreeMap<ModelKey, ModelEntry>,
@@ -103,13 +105,31 @@ impl Index {
     /// Adds a blob and charges it.
     pub(super) fn add_blob(&mut self, hash: Hash, blob: Blob) {
         self.account.blobs += cost(blob.size);
+        if blob.home != Home::Sealed {
+            self.unsealed.insert(hash);
+        }
         self.blobs.insert(hash, blob);
+    }
+
+    /// Those that are not sealed.
+    pub(super) fn unsealed(&self) -> impl Iterator<Item = (&Hash, &Blob)> {
+        self.unsealed.iter().filter_map(|hash| Some((hash, self.blobs.get(hash)?)))
+    }
+
+    /// Notes that a blob is durable under its name.
+    pub(super) fn seal(&mut self, hash: &Hash) {
+        self.unsealed.remove(hash);
+        if let Some(blob) = self.blobs.get_mut(hash) {
+            blob.home = Home::Sealed;
+            blob.cvs = None;
+        }
     }
 
     /// Forgets a blob and every way to find it.
     pub(super) fn remove_blob(&mut self, hash: &Hash) -> Option<Blob> {
         let blob = self.blobs.remove(hash)?;
         self.account.blobs -= cost(blob.size);
+        self.unsealed.remove(hash);
         self.by_key.retain(|_, found| found != hash);
         self.by_sha256.retain(|_, found| found != hash);
         Some(blob)

@@ -181,6 +181,8 @@ pub struct SealProgress {
 pub struct ScrubProgress {
     /// Bytes hashed.
     pub bytes: u64,
+    /// Bytes that it counts as where a rate is kept: a small blob costs more than its bytes.
+    pub cost: u64,
     /// What was wrong; already quarantined.
     pub faults: Vec<Fault>,
     /// Whether everything that was sealed has been hashed since the round began.
@@ -560,7 +562,7 @@ impl Store {
         Err(StoreError::Kept { what: format!("model {id}"), why })
     }
 
-    /// Hashes sealed blobs until `bytes` are done, going on where the last call stopped, oldest proof first; quarantines what is
+    /// Hashes sealed blobs until they count as `bytes`, going on where the last call stopped, oldest proof first; quarantines what is
     /// wrong. Past the page cache: it is the disk that is looked at, and what is in memory stays as it is.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::blob::BlobReader;
-use super::cold::HASTE;
+use super::cold::in_haste;
 use super::layout::{Layout, names, parse_pin, parse_quarantined, tenants};
 use super::publish::{Pending, last_used, records};
 use super::recover::read_limited;
@@ -143,12 +143,13 @@ impl ReadOnlyStore {
         let (next, done, checked) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
         let faults = Mutex::new(Vec::new());
         let work = || {
+            let buffers = in_haste();
             while let Some((hash, _)) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let path = self.layout.blob(hash);
                 let verified = BlobReader::open(hash, &path, None, &self.layout.outboard(hash)).and_then(|reader| {
                     let groups = 0..group_count(reader.size());
                     let mut told = |bytes| _ = done.fetch_add(bytes, Ordering::Relaxed);
-                    reader.verify_groups(disk, HASTE, groups, &mut told)
+                    reader.verify_groups(disk, &buffers, groups, &mut told)
                 });
                 match verified {
                     Ok(()) => _ = checked.fetch_add(1, Ordering::Relaxed),

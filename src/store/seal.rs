@@ -77,9 +77,7 @@ impl Inner {
         let index = self.index();
         let mut bytes = 0;
         index
-            .blobs
-            .iter()
-            .filter(|(_, blob)| blob.home != Home::Sealed)
+            .unsealed()
             .take(BATCH_BLOBS)
             .take_while(|(_, blob)| {
                 let fits = bytes < BATCH_BYTES;
@@ -147,10 +145,7 @@ impl Inner {
         }
         let mut index = self.index();
         for item in items.iter() {
-            if let Some(blob) = index.blobs.get_mut(&item.hash) {
-                blob.home = Home::Sealed;
-                blob.cvs = None;
-            }
+            index.seal(&item.hash);
         }
         Ok(())
     }

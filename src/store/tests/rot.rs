@@ -103,6 +103,52 @@ fn the_scrub_goes_on_within_a_blob_where_it_stopped_and_leaves_the_page_cache_al
     }
 }
 
+/// Each costs an opening and a seek: a store of a hundred thousand configurations is not hashed in a second.
+#[test]
+fn small_blobs_count_as_more_than_their_bytes_and_each_is_hashed_once_a_round() {
+    let fixture = Fixture::new();
+    let store = fixture.open("one");
+    let files: Vec<Vec<u8>> = (0..10).map(|seed| noise(seed, 100)).collect();
+    let named: Vec<_> = files.iter().enumerate().map(|(number, bytes)| (format!("f{number}"), bytes)).collect();
+    let named: Vec<(&str, &[u8])> = named.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    publish(&store, "m", &named).unwrap();
+    store.flush().unwrap();
+    for round in 0..2 {
+        let steps: Vec<_> = (0..3).map(|_| store.scrub_step(GROUP_BYTES).unwrap()).collect();
+        let seen: Vec<_> = steps.iter().map(|step| (step.bytes, step.cost, step.round_done)).collect();
+        assert_eq!(
+            seen,
+            [(400, GROUP_BYTES, false), (400, GROUP_BYTES, false), (200, GROUP_BYTES / 2, true)],
+            "{round}"
+        );
+    }
+    // What is sealed during a round is part of it.
+    assert!(!store.scrub_step(GROUP_BYTES).unwrap().round_done);
+    publish(&store, "n", &[("g", &noise(11, 100))]).unwrap();
+    store.flush().unwrap();
+    let rest = store.scrub_step(u64::MAX).unwrap();
+    assert_eq!((rest.bytes, rest.round_done), (700, true));
+    assert_eq!(store.scrub_step(u64::MAX).unwrap().bytes, 1100);
+}
+
+#[test]
+fn what_is_evicted_in_the_middle_of_its_scrub_is_gone() {
+    let fixture = Fixture::new();
+    let store = fixture.open("one");
+    let large = noise(3, 4 * GROUP_BYTES as usize);
+    publish(&store, "m", &[("large", &large)]).unwrap();
+    store.flush().unwrap();
+    assert!(!store.scrub_step(GROUP_BYTES).unwrap().round_done);
+    // Whoever read the last group lets go of the file in a moment, and for good.
+    let (id, begun) = (store.models()[0].record.id.clone(), std::time::Instant::now());
+    while let Err(error) = store.remove(&Tenant::default(), &id) {
+        assert!(begun.elapsed().as_secs() < 10, "{error}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let step = store.scrub_step(GROUP_BYTES).unwrap();
+    assert_eq!((step.bytes, step.round_done, step.faults), (0, true, vec![]));
+}
+
 #[test]
 fn what_is_brought_is_in_memory_and_what_is_wrong_is_an_error_of_the_reading() {
     use crate::sys::residency::{drop_cache, resident_in};
