@@ -16,6 +16,7 @@
 mod address;
 mod allow;
 mod client;
+mod names;
 mod proxy;
 mod redirect;
 mod resolve;

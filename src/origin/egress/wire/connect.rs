@@ -15,7 +15,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use url::Host;
 
-use super::super::resolve;
 use super::{Place, Wires};
 
 /// One connection.
@@ -59,14 +58,12 @@ impl Wires {
             // A number was judged with its URL.
             Host::Ipv4(number) => vec![SocketAddr::new(IpAddr::V4(*number), place.port)],
             Host::Ipv6(number) => vec![SocketAddr::new(IpAddr::V6(*number), place.port)],
-            Host::Domain(name) => resolve::judged(name, place.reach)
-                .await
-                .map_err(io::Error::other)?
-                .into_iter()
-                .map(|found| SocketAddr::new(found.ip(), place.port))
-                .collect(),
+            Host::Domain(name) => {
+                let found = self.names.addresses(name, place.reach).await?;
+                found.into_iter().map(|found| SocketAddr::new(found.ip(), place.port)).collect()
+            }
         };
-        let stream = first_of(interleaved(addresses)).await?;
+        let stream = first_of(addresses).await?;
         stream.set_nodelay(true)?;
         if !place.tls {
             return Ok(Line::Plain(stream));
@@ -80,21 +77,6 @@ impl Wires {
         let stream = connector.connect(name, BufReader::with_capacity(ENCRYPTED, stream)).await?;
         Ok(Line::Tls(Box::new(stream)))
     }
-}
-
-/// Both families by turns, as the resolver ordered each, beginning with its first.
-fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let Some(first) = addresses.first().map(SocketAddr::is_ipv6) else { return addresses };
-    let (mut these, mut those): (Vec<_>, Vec<_>) =
-        addresses.into_iter().partition(|address| address.is_ipv6() == first);
-    these.reverse();
-    those.reverse();
-    let mut ordered = Vec::with_capacity(these.len() + those.len());
-    while !(these.is_empty() && those.is_empty()) {
-        ordered.extend(these.pop());
-        ordered.extend(those.pop());
-    }
-    ordered
 }
 
 /// The first address that answers.
@@ -174,17 +156,6 @@ impl AsyncWrite for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
-        texts.iter().map(|text| text.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn families_take_turns() {
-        let found = interleaved(addresses(&["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1"]));
-        assert_eq!(found, addresses(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]));
-        assert_eq!(interleaved(Vec::new()), []);
-    }
 
     #[tokio::test]
     async fn an_address_that_refuses_is_passed_over() {

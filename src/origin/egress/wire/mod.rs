@@ -10,7 +10,7 @@
 //! whatever else its server has for some minutes. What a server refuses is read here, however it says so. A connection that cannot be made at all is tried by the ordinary client too, which has the words for
 //! everything that can be wrong with one.
 //!
-//! Addresses are judged by the same look-up as the ordinary client's ([`super::resolve`]), and a connection that was made for
+//! Addresses are judged as the ordinary client's are ([`super::resolve`]), once for many connections ([`super::names`]), and a connection that was made for
 //! one reach never serves another.
 //!
 //! Turned down: `hyper` on connections of our own, which has the same buffer inside; and `splice` from the socket to the file,
@@ -33,6 +33,7 @@ use self::connect::{Connecting, Line};
 use self::head::{Head, HeadError};
 pub(in crate::origin) use self::incoming::{Broken, Incoming};
 use super::address::Reach;
+use super::names::Names;
 use super::tls::Tls;
 use crate::model::source::SourceError;
 use crate::origin::excerpt::excerpt;
@@ -41,6 +42,7 @@ use crate::origin::excerpt::excerpt;
 #[derive(Debug)]
 pub(super) struct Wires {
     tls: Arc<Tls>,
+    names: Names,
     connect_timeout: Duration,
     /// How long a server may be silent: before the head of its answer is whole, and between two pieces of its body.
     stall: Duration,
@@ -86,7 +88,7 @@ const UNSUITED_TIME: Duration = Duration::from_secs(600);
 
 impl Wires {
     pub(super) fn new(tls: Arc<Tls>, connect_timeout: Duration, stall: Duration) -> Self {
-        Self { tls, connect_timeout, stall, state: Mutex::default() }
+        Self { tls, names: Names::default(), connect_timeout, stall, state: Mutex::default() }
     }
 
     /// Sends a GET and reads the head of its answer. Whether `request` may be sent so far is for the caller to say.
@@ -238,13 +240,23 @@ impl Place {
             "http" => false,
             _ => return None,
         };
-        Some(Self { tls, host: url.host()?.to_owned(), port: url.port_or_known_default()?, reach })
+        let host = url.host()?.to_owned();
+        // Link-local addresses are reached by number only, whatever the operator has said of the server's name.
+        let reach = if matches!(host, Host::Domain(_)) { reach.min(Reach::Inside) } else { reach };
+        Some(Self { tls, host, port: url.port_or_known_default()?, reach })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_never_leads_to_where_clouds_answer_with_credentials() {
+        let reach = |url: &str| Place::of(&Url::parse(url).unwrap(), Reach::Link).unwrap().reach;
+        assert_eq!(reach("http://store.example/x"), Reach::Inside);
+        assert_eq!((reach("http://169.254.169.254/x"), reach("http://[fe80::1]/x")), (Reach::Link, Reach::Link));
+    }
 
     #[test]
     fn a_server_is_unsuited_for_a_while() {
