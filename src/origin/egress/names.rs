@@ -145,7 +145,8 @@ mod tests {
             Ok(addresses(&["1.1.1.1:0", "2.2.2.2:0"]))
         };
         let all = (0..4).map(|_| names.addresses_by("a.example", Reach::Public, look_up));
-        let found: Vec<_> = futures_util::future::join_all(all).await.into_iter().map(|found| found.unwrap()[0]).collect();
+        let found: Vec<_> =
+            futures_util::future::join_all(all).await.into_iter().map(|found| found.unwrap()[0]).collect();
         assert_eq!(asked.load(Ordering::Relaxed), 1);
         let first: Vec<_> = found.iter().map(ToString::to_string).collect();
         assert_eq!(first, ["1.1.1.1:0", "2.2.2.2:0", "1.1.1.1:0", "2.2.2.2:0"]);

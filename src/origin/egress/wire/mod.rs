@@ -7,11 +7,11 @@
 //!
 //! It is done for what large files are fetched by and for nothing else: a GET without a proxy, whose answer has a
 //! `Content-Length`. A body in chunks, or without a length, is let go and asked for again by the ordinary client, and so is
-//! whatever else its server has for some minutes. What a server refuses is read here, however it says so. A connection that cannot be made at all is tried by the ordinary client too, which has the words for
-//! everything that can be wrong with one.
+//! whatever else its server has for some minutes. What a server refuses is read here, however it says so. A connection that
+//! cannot be made at all is tried by the ordinary client too, which has the words for everything that can be wrong with one.
 //!
-//! Addresses are judged as the ordinary client's are ([`super::resolve`]), once for many connections ([`super::names`]), and a connection that was made for
-//! one reach never serves another.
+//! Addresses are judged as the ordinary client's are ([`super::resolve`]), once for many connections ([`super::names`]), and a
+//! connection that was made for one reach never serves another.
 //!
 //! Turned down: `hyper` on connections of our own, which has the same buffer inside; and `splice` from the socket to the file,
 //! which cannot hash what passes.
@@ -22,7 +22,7 @@ mod incoming;
 mod refusal;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, Request, Response, StatusCode};
@@ -52,6 +52,8 @@ pub(super) struct Wires {
 #[derive(Debug, Default)]
 struct State {
     idle: HashMap<Place, Vec<(Instant, Line)>>,
+    /// Whether a task looks after them.
+    kept: bool,
     /// Servers whose bodies have no length, and when that was seen.
     unsuited: HashMap<Place, Instant>,
 }
@@ -79,6 +81,8 @@ pub(super) enum Outcome {
 const IDLE: usize = 64;
 /// How long. Servers close after 5 s (Node), 20 s (S3) or 75 s (nginx); one that was closed meanwhile costs a try.
 const IDLE_TIME: Duration = Duration::from_secs(15);
+/// How often idle connections are looked at. Each has its buffers, and one whose server has closed it stands half-closed until then.
+const IDLE_CHECK: Duration = Duration::from_secs(5);
 /// Servers remembered for being unsuited. One that is forgotten costs a request.
 const UNSUITED: usize = 1024;
 /// How long: a server may have sent one object so and not the next. Each time again costs a request for one of its objects.
@@ -183,21 +187,36 @@ impl Wires {
     }
 
     /// Takes a connection back that has nothing more to say.
-    fn give_back(&self, place: Place, line: Line) {
+    fn give_back(self: &Arc<Self>, place: Place, line: Line) {
         let mut state = self.state();
-        let now = Instant::now();
-        state.idle.retain(|_, idle| {
-            idle.retain(|(since, _)| now.duration_since(*since) <= IDLE_TIME);
-            !idle.is_empty()
-        });
         let idle = state.idle.entry(place).or_default();
         if idle.len() < IDLE {
-            idle.push((now, line));
+            idle.push((Instant::now(), line));
+        }
+        if !state.kept
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            state.kept = true;
+            runtime.spawn(keep(Arc::downgrade(self)));
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Closes idle connections that nobody will use, until there are none.
+async fn keep(wires: Weak<Wires>) {
+    loop {
+        tokio::time::sleep(IDLE_CHECK).await;
+        let Some(wires) = wires.upgrade() else { return };
+        let mut state = wires.state();
+        state.close_unused(Instant::now());
+        if state.idle.is_empty() {
+            state.kept = false;
+            return;
+        }
     }
 }
 
@@ -212,6 +231,13 @@ async fn exchange(line: &mut Line, text: &[u8]) -> Result<(Head, Vec<u8>), HeadE
 // === impl State ===
 
 impl State {
+    fn close_unused(&mut self, now: Instant) {
+        self.idle.retain(|_, idle| {
+            idle.retain_mut(|(since, line)| now.duration_since(*since) <= IDLE_TIME && line.is_open());
+            !idle.is_empty()
+        });
+    }
+
     fn is_unsuited(&mut self, place: &Place, now: Instant) -> bool {
         let Some(since) = self.unsuited.get(place) else { return false };
         let still = now.duration_since(*since) <= UNSUITED_TIME;
@@ -249,7 +275,34 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
+
+    /// After the last fetch nobody gives a connection back or asks for one.
+    #[tokio::test]
+    async fn idle_connections_are_closed_though_nobody_fetches() {
+        let config = crate::origin::Config::default();
+        let wires = Arc::new(Wires::new(Arc::new(Tls::new(&config).unwrap()), config.connect_timeout.0, IDLE_TIME));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place = Place::of(&Url::parse("http://127.0.0.1:1/").unwrap(), Reach::Inside).unwrap();
+        let idle = async || {
+            let line = Line::Plain(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+            wires.give_back(place.clone(), line);
+            listener.accept().await.unwrap().0
+        };
+        let (mut open, mut closed) = (idle().await, idle().await);
+        closed.shutdown().await.unwrap();
+        let end = tokio::time::timeout(3 * IDLE_CHECK, closed.read(&mut [0])).await;
+        assert_eq!(end.expect("closed here too").unwrap(), 0);
+        let now = Instant::now();
+        wires.state().close_unused(now);
+        assert_eq!(wires.state().idle[&place].len(), 1, "one is still good");
+        wires.state().close_unused(now + IDLE_TIME);
+        assert_eq!(open.read(&mut [0]).await.unwrap(), 0);
+        assert!(wires.state().idle.is_empty());
+    }
 
     #[test]
     fn a_name_never_leads_to_where_clouds_answer_with_credentials() {
