@@ -10,24 +10,18 @@ use crate::access::{Access, Tokens};
 use crate::base::lifecycle::{CancellationToken, Gate};
 use crate::base::units::MIB;
 use crate::config::Settings;
-use crate::digest::GROUP_BYTES;
-use crate::doors::{self, Captures, Node, Readiness};
+use crate::doors::{self, Captures, Node, Outgoing, Readiness};
 use crate::engines::Engines;
 use crate::model::{OriginId, Tenant};
 use crate::origin::Origins;
 use crate::prewarm::Jobs;
 use crate::store::{Holder, Options, ScrubProgress, Store};
-use crate::sys::buffer::Buffers;
 use crate::sys::peer::own_uid;
 use crate::telemetry::metrics::{Metrics, Which};
 use crate::transfer::Fetcher;
 
 /// How often watermarks, leases and gauges are looked after.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
-
-/// Memory that is kept for blobs on their way out: a group being sent and one being read for each of 16 readers. More readers
-/// are served too, from memory that is made for them.
-const OUTGOING_BYTES: u64 = 32 * MIB;
 
 /// Bytes that the scrub reads between two pauses: small beside a second of any disk.
 const SCRUB_STEP: u64 = 8 * MIB;
@@ -91,7 +85,7 @@ pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Resul
         jobs: jobs.clone(),
         access,
         metrics: Arc::clone(&metrics),
-        buffers: Buffers::new(OUTGOING_BYTES, GROUP_BYTES as usize),
+        buffers: Outgoing::default(),
         ready: ready.clone(),
         stop: stop.clone(),
         engines: engines.clone(),

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::Node;
 use super::api::{NotHere, OriginProblems, Problems};
+use super::outgoing::Outgoing;
 use super::problem::problem;
 use super::reader::Reader;
 use crate::base::ErrorKind;
@@ -26,7 +27,6 @@ use crate::digest::{GROUP_BYTES, Hash, Verified, group_range};
 use crate::model::Tenant;
 use crate::prewarm::wire::Problem;
 use crate::store::{BlobReader, Store, StoreError};
-use crate::sys::buffer::Buffers;
 use crate::telemetry::metrics::{Metrics, Which};
 
 /// A blob or a range of it: every group of 1 MiB is proved before a byte of it leaves.
@@ -137,7 +137,7 @@ struct Pieces {
     metrics: Arc<Metrics>,
     hash: Hash,
     reader: Arc<BlobReader>,
-    buffers: Buffers,
+    buffers: Outgoing,
     left: Range<u64>,
     /// Groups before this one are in memory as far as they can be.
     brought: u64,
@@ -162,20 +162,17 @@ impl Pieces {
         let end = left.end.min(group.end);
         let wanted = (left.start - group.start) as usize..(end - group.start) as usize;
         let (read, keeper, counter) = (Arc::clone(&reader), store.clone(), Arc::clone(&metrics));
-        let buffer = buffers.try_acquire();
+        let memory = buffers.acquire((group.end - group.start) as usize).await;
+        let mut memory = memory.ok_or_else(|| {
+            problem(ErrorKind::Busy, "other clients have all memory for bytes on their way out; try again")
+        })?;
         let bytes = super::api::blocking(move || {
             let checked = |outcome: Result<Verified<&[u8]>, StoreError>| match outcome {
                 Err(error) if error.kind() == ErrorKind::Corrupt => Err(aside(&keeper, &counter, &hash, error)),
                 outcome => outcome.map(drop),
             };
-            // Clients that are slow to take theirs must not keep others waiting: beyond the budget memory is made anew.
-            if let Some(mut buffer) = buffer {
-                checked(read.group(index, &mut buffer))?;
-                return Ok(Bytes::from_owner(buffer).slice(wanted));
-            }
-            let mut buffer = vec![0; (group.end - group.start) as usize];
-            checked(read.group(index, &mut buffer))?;
-            Ok(Bytes::from(buffer).slice(wanted))
+            checked(read.group(index, &mut memory))?;
+            Ok(Bytes::from_owner(memory).slice(wanted))
         })
         .await?;
         metrics.served_bytes.inc_by(bytes.len() as u64);

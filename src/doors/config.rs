@@ -24,6 +24,8 @@ pub struct Config {
     pub connections_max: usize,
     /// How long a client may take to send its request header.
     pub header_timeout: Span,
+    /// How long a client may take nothing of its answer. At a tenth, one that is stopped for a moment loses it.
+    pub write_timeout: Span,
     /// How long running answers may take to end at shutdown.
     pub drain_timeout: Span,
 }
@@ -45,9 +47,10 @@ impl Default for Config {
             socket: PathBuf::from("/run/preheat/preheat.sock"),
             socket_mode: 0o660,
             token_file: None,
-            // A node has tens of pods; 1,024 connections of at most 1 MiB of buffers each stay within a small limit.
+            // A node has tens of pods; what connections hold beside what they share stays within a small limit.
             connections_max: 1024,
             header_timeout: Span(Duration::from_secs(10)),
+            write_timeout: Span(Duration::from_secs(60)),
             drain_timeout: Span(Duration::from_secs(30)),
         }
     }

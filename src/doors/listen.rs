@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use super::api::router;
+use super::draining::Draining;
 use super::{Caller, Config, Node};
 use crate::base::ErrorKind;
 use crate::base::lifecycle::{CancellationToken, Gate};
@@ -34,6 +35,7 @@ pub struct Bound {
     unix: Option<(UnixListener, PathBuf)>,
     connections: Arc<Semaphore>,
     header_timeout: Duration,
+    write_timeout: Duration,
 }
 
 /// An address that cannot be had.
@@ -94,7 +96,8 @@ pub async fn bind(config: &Config, address: SocketAddr) -> Result<Bound, BindErr
         }
     };
     let connections = Arc::new(Semaphore::new(config.connections_max.max(1)));
-    Ok(Bound { tcp, unix, connections, header_timeout: config.header_timeout.0 })
+    let (header_timeout, write_timeout) = (config.header_timeout.0, config.write_timeout.0);
+    Ok(Bound { tcp, unix, connections, header_timeout, write_timeout })
 }
 
 async fn bind_socket(path: &Path, mode: u32) -> Result<UnixListener, BindError> {
@@ -139,10 +142,11 @@ impl Bound {
 
     /// Serves until `stop`; then takes no more connections. Those under way are held by `gate`.
     pub async fn serve(self, node: Node, stop: CancellationToken, gate: &Gate) {
-        let Self { tcp, unix, connections, header_timeout } = self;
+        let Self { tcp, unix, connections, header_timeout, write_timeout } = self;
         // Made once: describing thirty routes takes a millisecond, which a connection for one request would pay each time.
+        let router = router(node);
         let serving =
-            Serving { router: router(node), connections, header_timeout, stop: stop.clone(), gate: gate.clone() };
+            Serving { router, connections, header_timeout, write_timeout, stop: stop.clone(), gate: gate.clone() };
         let over_tcp = serving.clone();
         let tcp_loop = async move {
             loop {
@@ -199,6 +203,7 @@ struct Serving {
     router: Router,
     connections: Arc<Semaphore>,
     header_timeout: Duration,
+    write_timeout: Duration,
     stop: CancellationToken,
     gate: Gate,
 }
@@ -221,6 +226,7 @@ impl Serving {
             .max_buf_size(HEADER_BYTES.max(8192))
             .half_close(false);
         let stop = self.stop.clone();
+        let stream = Draining::new(stream, self.write_timeout);
         let _task = self.gate.spawn("connection", async move {
             let connection = http.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);

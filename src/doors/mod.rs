@@ -7,7 +7,9 @@ mod api;
 mod blobs;
 pub mod client;
 mod config;
+mod draining;
 mod listen;
+mod outgoing;
 mod problem;
 mod reader;
 
@@ -17,13 +19,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use api::engines::Captures;
 pub use config::{Config, ConfigError};
 pub use listen::{BindError, Bound, bind};
+pub use outgoing::Outgoing;
 
 use crate::access::{Access, Tokens};
 use crate::base::lifecycle::CancellationToken;
 use crate::engines::Engines;
 use crate::prewarm::Jobs;
 use crate::store::Store;
-use crate::sys::buffer::Buffers;
 use crate::telemetry::metrics::Metrics;
 
 /// What the handlers work with. Cheap to clone.
@@ -38,7 +40,7 @@ pub struct Node {
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Memory for bytes of blobs on their way out.
-    pub buffers: Buffers,
+    pub buffers: Outgoing,
     /// False once the daemon drains.
     pub ready: Readiness,
     /// Ends event streams and waits at shutdown.

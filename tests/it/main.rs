@@ -20,6 +20,7 @@ mod hub_rights;
 mod import;
 mod proof;
 mod push;
+mod serving;
 mod status;
 mod support;
 mod transfer;
