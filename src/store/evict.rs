@@ -121,12 +121,8 @@ impl Inner {
         let now = now();
         let (own, kept) = {
             let index = self.index();
-            let except = HashSet::from([key]);
-            let others = index.used_blobs(&except);
             let Some(entry) = index.models.get(key) else { return Ok(false) };
-            let own: HashSet<Hash> =
-                entry.manifest.files().iter().map(|file| file.blake3).filter(|hash| !others.contains(hash)).collect();
-            (own, kept_by(&index, key, now))
+            (index.used_only_by(entry), kept_by(&index, key, now))
         };
         if let Some(why) = kept {
             done.kept.push((key.1.clone(), why.to_owned()));
@@ -191,11 +187,10 @@ impl Inner {
     fn evict_orphans(&self, done: &mut Evicted) -> Result<(), StoreError> {
         let orphans: Vec<Hash> = {
             let index = self.index();
-            let used = index.used_blobs(&HashSet::new());
             index
                 .blobs
                 .iter()
-                .filter(|(hash, blob)| !used.contains(hash) && !blob.is_held())
+                .filter(|(hash, blob)| !index.is_used(hash) && !blob.is_held())
                 .map(|(hash, _)| *hash)
                 .collect()
         };

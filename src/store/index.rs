@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::known::Known;
 use super::layout::Layout;
 use super::space::{Account, cost, model_cost};
 use super::{BlobHold, BlobState, Model, Pin};
@@ -58,11 +59,12 @@ pub(super) struct Index {
     pub(super) blobs: HashMap<Hash, Blob>,
     /// Those of them that are not sealed yet: looked at twice a second, whatever a store holds.
     unsealed: BTreeSet<Hash>,
-    pub(super) by_key: HashMap<FlightKey, Hash>,
-    pub(super) by_sha256: HashMap<String, Hash>,
+    pub(super) known: Known,
     pub(super) models: BTreeMap<ModelKey, ModelEntry>,
     /// For each scope the blobs that its models name, and how many do: what may be found from there by digest.
     named: HashMap<Tenant, HashMap<Hash, u32>>,
+    /// How often models name a blob.
+    used: HashMap<Hash, u32>,
     /// Partials on disk that are not complete blobs: their charge, and whether a transfer has them open.
     pub(super) partials: HashMap<FlightKey, PartialEntry>,
     pub(super) account: Account,
@@ -130,8 +132,7 @@ impl Index {
         let blob = self.blobs.remove(hash)?;
         self.account.blobs -= cost(blob.size);
         self.unsealed.remove(hash);
-        self.by_key.retain(|_, found| found != hash);
-        self.by_sha256.retain(|_, found| found != hash);
+        self.known.forget(hash);
         Some(blob)
     }
 
@@ -150,6 +151,7 @@ impl Index {
         let named = self.named.entry(key.0.clone()).or_default();
         for file in entry.manifest.files() {
             *named.entry(file.blake3).or_default() += 1;
+            *self.used.entry(file.blake3).or_default() += 1;
         }
         let scope = key.0.clone();
         if let Some(old) = self.models.insert(key, entry) {
@@ -167,12 +169,8 @@ impl Index {
         self.account.models -= model_cost(entry.record.files);
         let Some(named) = self.named.get_mut(scope) else { return };
         for file in entry.manifest.files() {
-            if let Some(count) = named.get_mut(&file.blake3) {
-                *count -= 1;
-                if *count == 0 {
-                    named.remove(&file.blake3);
-                }
-            }
+            less_one(named, &file.blake3);
+            less_one(&mut self.used, &file.blake3);
         }
         if named.is_empty() {
             self.named.remove(scope);
@@ -198,13 +196,18 @@ impl Index {
         }
     }
 
-    /// Blobs that some model's manifest names, but for the models in `except`.
-    pub(super) fn used_blobs(&self, except: &HashSet<&ModelKey>) -> HashSet<Hash> {
-        self.models
-            .iter()
-            .filter(|(key, _)| !except.contains(key))
-            .flat_map(|(_, entry)| entry.manifest.files().iter().map(|file| file.blake3))
-            .collect()
+    /// Whether a model names the blob.
+    pub(super) fn is_used(&self, hash: &Hash) -> bool {
+        self.used.contains_key(hash)
+    }
+
+    /// Blobs that a model names and no other does.
+    pub(super) fn used_only_by(&self, entry: &ModelEntry) -> HashSet<Hash> {
+        let mut own: HashMap<Hash, u32> = HashMap::new();
+        for file in entry.manifest.files() {
+            *own.entry(file.blake3).or_default() += 1;
+        }
+        own.into_iter().filter(|(hash, count)| self.used.get(hash) == Some(count)).map(|(hash, _)| hash).collect()
     }
 
     /// The model as others see it, if its tree is in place and its blobs are here.
@@ -217,5 +220,14 @@ impl Index {
             last_used: entry.last_used,
             pins: entry.pins.clone(),
         })
+    }
+}
+
+fn less_one(counts: &mut HashMap<Hash, u32>, hash: &Hash) {
+    if let Some(count) = counts.get_mut(hash) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(hash);
+        }
     }
 }

@@ -169,9 +169,9 @@ impl Inner {
         let blob = Blob::new(size, home, cvs, false);
         let hold = BlobHold { hash, size, _token: Arc::clone(&blob.holds) };
         index.add_blob(hash, blob);
-        index.by_key.insert(key, hash);
+        index.known.learn_key(key, hash);
         if let Some(sha256) = partial::sha256_of(declared) {
-            index.by_sha256.insert(sha256.to_owned(), hash);
+            index.known.learn_sha256(sha256, hash);
         }
         hold
     }
@@ -182,9 +182,9 @@ impl Inner {
             let mut index = self.index();
             let sealed = index.blobs.get(hash).is_some_and(|blob| blob.home == Home::Sealed);
             if let Some(sha256) = &sha256 {
-                index.by_sha256.insert(sha256.clone(), *hash);
+                index.known.learn_sha256(sha256, *hash);
             }
-            index.by_key.insert(key, *hash) != Some(*hash) && sealed
+            index.known.learn_key(key, *hash) && sealed
         };
         if news {
             // Advisory, so not synced; a readable blob gets its line when it is sealed.

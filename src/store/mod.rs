@@ -14,6 +14,7 @@ mod frame;
 mod index;
 mod inner;
 mod journal;
+mod known;
 mod layout;
 mod lock;
 mod options;
@@ -291,7 +292,7 @@ impl Store {
     /// Holds the blob that this object version became earlier.
     #[must_use]
     pub fn hold_by_key(&self, key: &FlightKey) -> Option<BlobHold> {
-        let hash = *self.inner.index().by_key.get(key)?;
+        let hash = self.inner.index().known.by_key(key)?;
         self.inner.trusted(&hash)
     }
 
@@ -307,7 +308,7 @@ impl Store {
         if !declared.algorithm.is_collision_resistant() {
             return None;
         }
-        let hash = *self.inner.index().by_sha256.get(&declared.hex)?;
+        let hash = self.inner.index().known.by_sha256(&declared.hex)?;
         self.hold_in(scope, &hash)
     }
 

@@ -23,13 +23,13 @@ impl Store {
         let fits = |hash: &Hash| {
             blake3.is_none_or(|wanted| wanted == *hash) && index.blobs.get(hash).is_some_and(|blob| blob.size == size)
         };
-        if let Some(hash) = index.by_key.get(key).copied().filter(fits) {
+        if let Some(hash) = index.known.by_key(key).filter(fits) {
             return Some(hash);
         }
         let by_digest = declared
             .iter()
             .filter(|one| one.algorithm.is_collision_resistant())
-            .find_map(|one| index.by_sha256.get(&one.hex).copied());
+            .find_map(|one| index.known.by_sha256(&one.hex));
         blake3.or(by_digest).filter(fits).filter(|hash| index.is_named_in(scope, hash))
     }
 

@@ -59,9 +59,9 @@ pub(super) fn recover(layout: &Layout, options: &Options) -> Result<(Index, Cata
     let (catalog, lines) =
         Catalog::open(layout, |line| index.blobs.get(&line.blob).is_some_and(|blob| blob.size == line.size))?;
     for line in lines {
-        index.by_key.insert(line.key, line.blob);
+        index.known.learn_key(line.key, line.blob);
         if let Some(sha256) = line.sha256 {
-            index.by_sha256.insert(sha256, line.blob);
+            index.known.learn_sha256(&sha256, line.blob);
         }
     }
     models(layout, &mut index)?;
@@ -175,7 +175,7 @@ fn received(layout: &Layout, index: &mut Index) -> Result<(), StoreError> {
         } else {
             index.add_blob(hash, Blob::new(metadata.len(), Home::Received(key), None, true));
         }
-        index.by_key.insert(key, hash);
+        index.known.learn_key(key, hash);
     }
     Ok(())
 }
@@ -196,7 +196,7 @@ fn partials(layout: &Layout, options: &Options, index: &mut Index, pending: &Pen
             Some((hash, cvs)) if wanted.contains(&hash) && !index.blobs.contains_key(&hash) => {
                 let cvs = (cvs.len() > 1).then(|| Arc::from(cvs));
                 index.add_blob(hash, Blob::new(size, Home::Partial(key), cvs, true));
-                index.by_key.insert(key, hash);
+                index.known.learn_key(key, hash);
             }
             _ => index.add_partial(key, size, false),
         }

@@ -16,6 +16,7 @@ use super::error::IoContext;
 use super::index::{Home, ModelKey};
 use super::{Inner, SealProgress, StoreError};
 use crate::digest::{GROUP_BYTES, GroupCv, Hash, group_count, group_cv, group_range};
+use crate::model::FlightKey;
 use crate::sys::durable::{rename_noreplace, start_writeback, sync_directory, temporary_name};
 use crate::sys::mutant::mutant;
 use crate::sys::read_write::pread_exact;
@@ -260,19 +261,13 @@ impl Inner {
     fn note_in_catalog(&self, items: &[Item]) -> Result<(), StoreError> {
         let lines: Vec<CatalogLine> = {
             let index = self.index();
-            let sealed: std::collections::HashMap<&Hash, u64> =
-                items.iter().map(|item| (&item.hash, item.size)).collect();
-            let sha256: std::collections::HashMap<&Hash, &String> =
-                index.by_sha256.iter().map(|(hex, hash)| (hash, hex)).collect();
-            index
-                .by_key
-                .iter()
-                .filter_map(|(key, hash)| {
-                    let size = *sealed.get(hash)?;
-                    let sha256 = sha256.get(hash).map(|hex| (*hex).clone());
-                    Some(CatalogLine { key: *key, blob: *hash, size, sha256 })
-                })
-                .collect()
+            let lines = items.iter().flat_map(|Item { hash, size, .. }| {
+                let sha256 = index.known.sha256_of(hash).map(str::to_owned);
+                let line =
+                    move |key: &FlightKey| CatalogLine { key: *key, blob: *hash, size: *size, sha256: sha256.clone() };
+                index.known.keys_of(hash).iter().map(line)
+            });
+            lines.collect()
         };
         let mut catalog = self.catalog();
         self.note(catalog.append(&lines, true))

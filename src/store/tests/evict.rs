@@ -146,3 +146,26 @@ fn publishing_and_evicting_at_once_leaves_whole_models_and_nothing_else() {
     }
     assert_eq!(store.inner.index().account, space::Account::default());
 }
+
+/// What a model costs to evict is what it has, and not what the store has: in the index alone, where the lock is held. Half a
+/// minute where each blob is looked for among all names.
+#[test]
+fn many_blobs_are_forgotten_at_once() {
+    const BLOBS: u64 = 20_000;
+    let mut index = crate::store::index::Index::default();
+    let hash = |number: u64| Hash::of(&number.to_le_bytes());
+    let key = |number: u64| FlightKey::new(&Tenant::default(), &origin(), "a", "s:1", number);
+    for number in 0..BLOBS {
+        let blob = crate::store::index::Blob::new(1, Home::Sealed, None, false);
+        index.add_blob(hash(number), blob);
+        index.known.learn_key(key(number), hash(number));
+        index.known.learn_sha256(&format!("{number:064x}"), hash(number));
+    }
+    let begun = std::time::Instant::now();
+    for number in 0..BLOBS {
+        index.remove_blob(&hash(number)).unwrap();
+        assert_eq!(index.known.by_key(&key(number)), None);
+    }
+    assert_eq!(index.account.blobs, 0);
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+}
