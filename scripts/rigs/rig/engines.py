@@ -96,6 +96,10 @@ class Machine:
     def views(self, uid):
         return self.work / f"views-{uid}"
 
+    def environment(self):
+        """What every process has; nothing of the caller's own shell."""
+        return {"PATH": "/usr/bin:/bin", "HOME": str(self.home)} | ({"PREHEAT_MUTANT": self.mutant} if self.mutant else {})
+
     def start(self, node, uid, *flags, argv=None, options=(), view_dir=True, environment=None, before=(), **more):
         """Starts a command, by default the engine with these flags; answers (process, path of its report)."""
         self.started += 1
@@ -104,7 +108,7 @@ class Machine:
         words += ["--daemon", f"unix:{node.socket}"] + (["--view-dir", self.views(uid)] if view_dir is True else [])
         words += ["--view-dir", view_dir] if view_dir not in (True, None) else []
         words += ["--cache-dir", f"c={self.cache}", *options, "--", *(argv or [PYTHON, self.engine, "--cache", self.cache, *flags])]
-        known = {"PATH": "/usr/bin:/bin", "HOME": str(self.home)} | ({"PREHEAT_MUTANT": self.mutant} if self.mutant else {})
+        known = self.environment()
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": self.work} | more
         return subprocess.Popen([str(word) for word in words], env=known | (environment or {}), **streams), report
 
@@ -120,7 +124,8 @@ class Machine:
     def ask(self, node, uid, *words):
         """`preheat engine` of a user; the ended process."""
         command = [*as_user(uid), self.program, "engine", *words, "--daemon", f"unix:{node.socket}"]
-        return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60, cwd=self.work)
+        words, known = [str(word) for word in command], self.environment()
+        return subprocess.run(words, env=known, capture_output=True, text=True, timeout=60, cwd=self.work)
 
 
 class Node:
