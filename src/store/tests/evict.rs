@@ -147,11 +147,11 @@ fn publishing_and_evicting_at_once_leaves_whole_models_and_nothing_else() {
     assert_eq!(store.inner.index().account, space::Account::default());
 }
 
-/// What a model costs to evict is what it has, and not what the store has: in the index alone, where the lock is held. Half a
-/// minute where each blob is looked for among all names.
+/// What a model costs to evict is what it has, and not what the store has: in the index alone, where the lock is held. Minutes
+/// where each blob is looked for among all names.
 #[test]
 fn many_blobs_are_forgotten_at_once() {
-    const BLOBS: u64 = 20_000;
+    const BLOBS: u64 = 60_000;
     let mut index = crate::store::index::Index::default();
     let hash = |number: u64| Hash::of(&number.to_le_bytes());
     let key = |number: u64| FlightKey::new(&Tenant::default(), &origin(), "a", "s:1", number);
