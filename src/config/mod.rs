@@ -17,8 +17,9 @@ pub use store::StoreConfig;
 
 use crate::{access, doors, engines, origin, prewarm, transfer};
 
-/// Variables that start like settings and are none.
-const NOT_SETTINGS: [&str; 9] = ["ADDR", "ROOT", "SOCKET", "CONFIG", "TOKEN_FILE", "LOG", "BOOT_ID", "MUTANT", "CACHE"];
+/// Variables that start like settings and are none: those of arguments, and others.
+pub(crate) const NOT_SETTINGS: [&str; 11] =
+    ["ADDR", "ROOT", "SOCKET", "CONFIG", "TOKEN_FILE", "LOG", "BOOT_ID", "MUTANT", "CACHE", "CACHE_SALT", "VIEW_DIR"];
 
 /// All settings of a daemon.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -290,3 +290,27 @@ pub(super) struct DemoArgs {
     #[arg(long)]
     pub(super) json: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory};
+
+    use super::Cli;
+    use crate::config::NOT_SETTINGS;
+
+    fn variables(of: &Command, found: &mut Vec<String>) {
+        found.extend(of.get_arguments().filter_map(|argument| Some(argument.get_env()?.to_str()?.to_owned())));
+        of.get_subcommands().for_each(|verb| variables(verb, found));
+    }
+
+    #[test]
+    fn the_variable_of_an_argument_is_not_taken_for_a_setting() {
+        let mut found = Vec::new();
+        variables(&Cli::command(), &mut found);
+        assert!(found.iter().any(|name| name == "PREHEAT_VIEW_DIR"), "{found:?}");
+        for name in found {
+            let known = name.strip_prefix("PREHEAT_").is_some_and(|rest| NOT_SETTINGS.contains(&rest));
+            assert!(known, "with {name} set no daemon would start: name it in NOT_SETTINGS");
+        }
+    }
+}
