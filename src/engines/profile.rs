@@ -78,7 +78,8 @@ pub struct Directory {
     /// The variable that moves it.
     #[serde(default)]
     pub variable: Option<String>,
-    /// Where it is if that is not set: `{home}`, `{xdg_cache}`, `{tmp}`, `{user}` are filled in.
+    /// Where it is if that is not set: `{home}`, `{xdg_cache}`, `{tmp}`, `{user}` are filled in. It may begin with
+    /// `${VARIABLE:-DIRECTORY}/`, for what moves with another directory.
     pub default: String,
     /// Where it is below what the variable says.
     #[serde(default)]

@@ -42,6 +42,10 @@ pub fn roots(scene: &Scene, profile: &Profile) -> Vec<Root> {
 }
 
 fn filled_in(scene: &Scene, template: &str) -> PathBuf {
+    if let Some((name, fallback, rest)) = moved(template) {
+        let base = scene.variable(name).map_or_else(|| filled_in(scene, fallback), PathBuf::from);
+        return base.join(filled_in(scene, rest));
+    }
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let home = scene.home().map_or_else(|| "/".to_owned(), text);
     let cache = scene.variable("XDG_CACHE_HOME").map_or_else(|| format!("{home}/.cache"), str::to_owned);
@@ -54,6 +58,17 @@ fn filled_in(scene: &Scene, template: &str) -> PathBuf {
             .replace("{tmp}", temporary)
             .replace("{user}", &user),
     )
+}
+
+/// The parts of `${NAME:-FALLBACK}/REST`, as a shell has it: what an engine keeps below a directory that has a variable of its own.
+fn moved(template: &str) -> Option<(&str, &str, &str)> {
+    let (name, text) = template.strip_prefix("${")?.split_once(":-")?;
+    let mut depth = 1;
+    let end = text.bytes().position(|byte| {
+        depth += i32::from(byte == b'{') - i32::from(byte == b'}');
+        depth == 0
+    })?;
+    Some((name, &text[..end], text[end + 1..].trim_start_matches('/')))
 }
 
 /// The name that belongs to the user this process acts as, as Python's `getpass` finds it.
@@ -73,6 +88,52 @@ fn clean(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use crate::engines::profile::built_in;
+
+    #[test]
+    fn what_is_below_a_variable_moves_with_it_and_by_its_own() {
+        let take = |environment: &[(&str, &str)]| {
+            let scene = Scene {
+                root: "/".into(),
+                environment: environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+                argv: Vec::new(),
+                directory: "/srv".into(),
+            };
+            let sglang = built_in().into_iter().find(|profile| profile.name == "sglang").unwrap();
+            let all = roots(&scene, &sglang);
+            move |name: &str| {
+                let root = all.iter().find(|root| root.name == name).unwrap();
+                (root.path.display().to_string(), root.kind)
+            }
+        };
+        let (graph, kernel) = (BundleKind::Graph, BundleKind::Kernel);
+        let plain = take(&[("HOME", "/h")]);
+        let moved = take(&[("HOME", "/h"), ("SGLANG_CACHE_DIR", "/c"), ("TRITON_CACHE_DIR", "/t")]);
+        for (name, usual, below, kind) in [
+            ("inductor", "/h/.cache/sglang/inductor", "/c/inductor", graph),
+            ("torch-compile", "/h/.cache/sglang/torch_compile_cache", "/c/torch_compile_cache", graph),
+            ("autotune", "/h/.cache/sglang/flashinfer/autotune", "/c/flashinfer/autotune", graph),
+            ("triton", "/h/.cache/sglang/triton", "/t", kernel),
+            ("flashinfer", "/h/.cache/sglang/.cache/flashinfer", "/c/.cache/flashinfer", kernel),
+            ("deep-gemm", "/h/.cache/sglang/deep_gemm", "/c/deep_gemm", kernel),
+            ("jit", "/h/.cache/sglang/jit", "/h/.cache/sglang/jit", kernel),
+        ] {
+            assert_eq!((plain(name), moved(name)), ((usual.to_owned(), kind), (below.to_owned(), kind)), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_drivers_cache_and_weights_are_in_no_directory_of_sglang() {
+        let scene = Scene {
+            root: "/".into(),
+            environment: [("SGLANG_CACHE_DIR".to_owned(), "/c".to_owned())].into(),
+            argv: Vec::new(),
+            directory: "/".into(),
+        };
+        let sglang = built_in().into_iter().find(|profile| profile.name == "sglang").unwrap();
+        for path in ["/c/nv/x", "/c/ple/m/table", "/c/model_streamer/x", "/c/gpu_p2p_access_cache_for_0,1.json"] {
+            assert!(roots(&scene, &sglang).iter().all(|root| !Path::new(path).starts_with(&root.path)), "{path}");
+        }
+    }
 
     #[test]
     fn variables_move_directories_and_defaults_are_filled_in() {
