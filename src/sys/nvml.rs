@@ -1,7 +1,9 @@
 //! NVML by `dlopen`: the driver's library is on machines with the driver and nowhere else, so nothing is linked against it. Only
 //! reading calls, and the library is shut down and closed again before the process goes on to anything else.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+
+use super::dynamic::Dynamic;
 
 /// One GPU, or one slice of one, as NVML tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +14,7 @@ pub struct Device {
     pub uuid: Option<String>,
     /// Major, minor.
     pub capability: Option<(u32, u32)>,
-    /// Multiprocessors; told of slices only.
+    /// Multiprocessors; told of slices only ([`cuda`](super::cuda) tells of whole ones).
     pub multiprocessors: Option<u32>,
     /// Bytes.
     pub memory: Option<u64>,
@@ -25,7 +27,7 @@ pub struct Device {
 /// The library, initialised until it is dropped.
 #[derive(Debug)]
 pub struct Library {
-    handle: *mut c_void,
+    open: Dynamic,
 }
 
 #[cfg(feature = "nvml")]
@@ -60,16 +62,13 @@ impl Library {
     /// When it is there and cannot be used, in words.
     #[cfg(feature = "nvml")]
     pub fn open(path: Option<&str>) -> Result<Option<Self>, String> {
-        let Ok(name) = CString::new(path.unwrap_or(NAME)) else { return Err("its name has a NUL".to_owned()) };
-        // SAFETY: the name is NUL-terminated; loading runs the library's initialisers, which the driver's maker answers for.
-        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-        if handle.is_null() {
+        let Some(open) = Dynamic::open(path.unwrap_or(NAME), false) else {
             return match path {
                 Some(path) => Err(format!("{path} cannot be loaded")),
                 None => Ok(None),
             };
-        }
-        let library = Self { handle };
+        };
+        let library = Self { open };
         let init = library.function("nvmlInit_v2").ok_or("it has no nvmlInit_v2")?;
         // SAFETY: nvmlInit_v2 takes nothing and returns a code.
         let code = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(init)() };
@@ -218,10 +217,7 @@ impl Library {
     }
 
     fn function(&self, name: &str) -> Option<*mut c_void> {
-        let name = CString::new(name).ok()?;
-        // SAFETY: the handle is open until `self` is dropped, and the name is NUL-terminated.
-        let found = unsafe { libc::dlsym(self.handle, name.as_ptr()) };
-        (!found.is_null()).then_some(found)
+        self.open.function(name)
     }
 }
 
@@ -231,8 +227,6 @@ impl Drop for Library {
             // SAFETY: nvmlShutdown takes nothing and returns a code.
             unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(shutdown)() };
         }
-        // SAFETY: opened by `open`, closed once; no function of it is held by anybody.
-        unsafe { libc::dlclose(self.handle) };
     }
 }
 
