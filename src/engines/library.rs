@@ -202,7 +202,7 @@ pub struct Capture {
     pub base: Option<BundleId>,
     /// What was seen.
     pub evidence: Evidence,
-    /// Values that must not be in it, each with the name of its variable.
+    /// Values that must not be in it, each with the name of its variable or its option.
     pub secrets: Vec<(String, Secret)>,
     /// Replace what is there.
     pub refresh: bool,

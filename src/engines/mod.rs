@@ -54,7 +54,6 @@ pub use library::{
 pub use local::LocalLibrary;
 pub use prewarm::{Missing, Prewarmed};
 pub use roots::{Root, roots};
-pub use secrets::secrets_of;
 pub use sending::{Sending, until_settled};
 pub use service::{Engines, Opened};
 pub use shelf::is_bundle;

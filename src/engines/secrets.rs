@@ -7,7 +7,31 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use super::EngineError;
 use crate::model::Secret;
 
-/// Parts of names of variables whose values are secrets.
+/// Parts of names, between dashes and underscores, that say that their value is a credential.
+const CREDENTIALS: [&str; 13] = [
+    "SECRET",
+    "SECRETS",
+    "PASSWORD",
+    "PASSWORDS",
+    "PASSWD",
+    "PWD",
+    "PASSPHRASE",
+    "APIKEY",
+    "APIKEYS",
+    "CREDENTIAL",
+    "CREDENTIALS",
+    "AUTHORIZATION",
+    "BEARER",
+];
+
+/// Parts that say so of a key or a token that stands behind them.
+const OF_ACCESS: [&str; 10] =
+    ["API", "ACCESS", "PRIVATE", "ACCOUNT", "AUTH", "SIGNING", "ENCRYPTION", "SESSION", "HF", "HUB"];
+
+/// Keys and tokens: of a door, of a table, of a text.
+const KEYS: [&str; 4] = ["KEY", "KEYS", "TOKEN", "TOKENS"];
+
+/// Parts of names of variables whose values are looked for.
 const WORDS: [&str; 11] = [
     "TOKEN",
     "SECRET",
@@ -38,23 +62,72 @@ pub(super) struct Secrets {
     longest: usize,
 }
 
-/// One file being searched. A value that lies across two pieces is found as well.
+/// One text being searched. A value that lies across two pieces is found as well.
 #[derive(Debug)]
 pub(super) struct Search<'a> {
     secrets: &'a Secrets,
     tail: Vec<u8>,
 }
 
+/// Whether a name (of a variable, an option, a field of JSON) says that what it has lets somebody in.
+#[must_use]
+pub(super) fn names_credential(name: &str) -> bool {
+    let parts = parts(name);
+    parts.iter().any(|part| CREDENTIALS.contains(&part.as_str()))
+        || parts.windows(2).any(|two| OF_ACCESS.contains(&two[0].as_str()) && KEYS.contains(&two[1].as_str()))
+        || matches!(parts.as_slice(), [only] if KEYS.contains(&only.as_str()))
+}
+
+/// Whether the value that a name has lets somebody in, so that nobody else may have it.
+#[must_use]
+pub(super) fn is_credential(name: &str, value: &str) -> bool {
+    // Drawn by chance, and called a token: `<|endoftext|>` is one of another sort.
+    let drawn = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+' | '/' | '=');
+    let random = value.len() >= 16 && value.chars().all(drawn) && !is_plain(value);
+    names_credential(name) || random && parts(name).last().is_some_and(|part| KEYS.contains(&part.as_str()))
+}
+
+/// Whether a value is better not shown: a credential, or what is called a key or a token and is no number. The rest of the names
+/// with a token in them count tokens.
+#[must_use]
+pub(super) fn is_secret(name: &str, value: &str) -> bool {
+    !value.is_empty()
+        && (names_credential(name) || parts(name).iter().any(|part| KEYS.contains(&part.as_str())) && !is_plain(value))
+}
+
+/// Numbers, one or several, and switches.
+fn is_plain(value: &str) -> bool {
+    let switch =
+        |word: &str| matches!(word.to_ascii_lowercase().as_str(), "true" | "false" | "on" | "off" | "none" | "auto");
+    value.split([',', ' ', ':']).all(|word| word.is_empty() || word.parse::<f64>().is_ok() || switch(word))
+}
+
+/// Words of a name, capitals only.
+fn parts(name: &str) -> Vec<String> {
+    let upper = name.to_ascii_uppercase();
+    let words = upper.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
+    words.map(str::to_owned).collect()
+}
+
 /// The variables of an environment that look like secrets, with their values.
-pub fn secrets_of(environment: impl IntoIterator<Item = (String, String)>) -> Vec<(String, Secret)> {
+pub(super) fn secrets_of(environment: impl IntoIterator<Item = (String, String)>) -> Vec<(String, Secret)> {
     let is_secret = |name: &str, value: &str| {
         let name = name.to_ascii_uppercase();
         let named = WORDS.iter().any(|word| name.contains(word)) && !PLACES.iter().any(|end| name.ends_with(end));
-        // Counts of tokens are not secret, nor is where a token lies.
-        named && value.len() >= SHORTEST && !value.starts_with('/') && !value.bytes().all(|byte| byte.is_ascii_digit())
+        named && is_searched(value)
     };
     let secrets = environment.into_iter().filter(|(name, value)| is_secret(name, value));
     secrets.map(|(name, value)| (name, Secret::new(value))).collect()
+}
+
+/// Whether a value is worth looking for. Counts of tokens are not secret, nor is where a token lies.
+pub(super) fn is_searched(value: &str) -> bool {
+    value.len() >= SHORTEST && !value.starts_with('/') && !value.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// How a source of a secret is called in a message: a variable, or an option of the command.
+pub(super) fn called(name: &str) -> String {
+    if name.starts_with('-') { format!("`{name}`") } else { format!("${name}") }
 }
 
 // === impl Secrets ===
@@ -83,6 +156,12 @@ impl Secrets {
 
     pub(super) fn is_empty(&self) -> bool {
         self.search.is_none()
+    }
+
+    /// Whose value is in a text, if one's is.
+    pub(super) fn in_text(&self, text: &str) -> Option<&str> {
+        let found = self.search.as_ref()?.find(text)?;
+        self.names.get(found.pattern().as_usize()).map(String::as_str)
     }
 
     pub(super) fn search(&self) -> Search<'_> {
@@ -137,6 +216,24 @@ mod tests {
         assert_eq!(secrets.search().see(b"x with\\\"quote x"), Some("OTHER_SECRET"), "as JSON has it");
         let mut bytewise = secrets.search();
         assert!(text.iter().any(|byte| bytewise.see(&[*byte]).is_some()));
+    }
+
+    #[test]
+    fn names_tell_credentials_from_counts() {
+        for name in ["VLLM_API_KEY", "--api-key", "--admin-api-key", "token", "HF_TOKEN", "x.password", "Authorization"]
+        {
+            assert!(names_credential(name) && is_secret(name, "12345678"), "{name}");
+        }
+        for name in [
+            "VLLM_MAX_TOKENS_PER_EXPERT_FP4_MOE",
+            "--max-num-batched-tokens",
+            "SGLANG_LOG_DECODE_GRAPH_KEY",
+            "--monkey",
+        ] {
+            assert!(!names_credential(name) && !is_secret(name, "8192") && !is_secret(name, "true"), "{name}");
+        }
+        assert!(is_secret("--stop-token", "<end>") && !is_credential("--stop-token", "<|a very long end|>"));
+        assert!(is_credential("--my-token", "tk-0123456789abcdef") && !is_credential("--my-token", "0123456789012345"));
     }
 
     #[test]

@@ -8,8 +8,10 @@ use std::time::Duration;
 use super::EngineError;
 use super::gather::{Files, Gathered, check_unchanged, gather};
 use super::library::{Capture, Captured, Draft, DraftFile};
-use super::secrets::Secrets;
+use super::secrets::{Secrets, called};
 use crate::base::ErrorKind;
+use crate::model::Evidence;
+use crate::model::engine::EngineKey;
 
 /// A capture that has been listed.
 #[derive(Debug)]
@@ -59,8 +61,10 @@ impl Sending {
     /// Lists the roots. Blocking.
     ///
     /// # Errors
-    /// As for [`gather`].
+    /// As for [`gather`]; `Refused` if the key has a secret in it.
     pub fn prepare(capture: &Capture) -> Result<(Self, Draft), EngineError> {
+        let secrets = Secrets::new(&capture.secrets)?;
+        check_key(&capture.key, &secrets)?;
         let gathered = gather(&capture.roots)?;
         let files = gathered.files.iter().map(|file| DraftFile {
             path: file.path.clone(),
@@ -72,10 +76,10 @@ impl Sending {
             key: capture.key.clone(),
             files: files.collect(),
             base: capture.base,
-            evidence: capture.evidence.clone().within_limits(),
+            evidence: discreet(capture.evidence.clone(), &secrets).within_limits(),
             refresh: capture.refresh,
         };
-        let sending = Self { gathered, files: Files::of(&capture.roots)?, secrets: Secrets::new(&capture.secrets)? };
+        let sending = Self { gathered, files: Files::of(&capture.roots)?, secrets };
         Ok((sending, draft))
     }
 
@@ -113,10 +117,11 @@ impl Sending {
                     std::io::ErrorKind::UnexpectedEof => EngineError::Changed { path: path.clone() },
                     _ => EngineError::io("read", &path, error),
                 })?;
-                if let Some(variable) = search.see(bytes) {
+                if let Some(name) = search.see(bytes) {
                     let why = format!(
-                        "has the value of ${variable} in it: a bundle would carry it to other nodes; start the engine without it, or \
-                         remove the file"
+                        "has the value of {} in it: a bundle would carry it to other nodes; start the engine without it, or \
+                         remove the file",
+                        called(name)
                     );
                     return Err(EngineError::refused(path.display().to_string(), why));
                 }
@@ -126,5 +131,71 @@ impl Sending {
             check_unchanged(&open, file, &path)?;
         }
         Ok(())
+    }
+}
+
+/// A key travels with its bundle, so that it is held to the same as the files.
+fn check_key(key: &EngineKey, secrets: &Secrets) -> Result<(), EngineError> {
+    for (name, field) in key.fields() {
+        let texts = [Some(name), field.value.as_ref(), Some(&field.from)];
+        if let Some(found) = texts.into_iter().flatten().find_map(|text| secrets.in_text(text)) {
+            let family = name.split('.').next().unwrap_or_default();
+            let why = format!("has the value of {} in it: a bundle would carry it to other nodes", called(found));
+            return Err(EngineError::refused(format!("a field `{family}.` of the key"), why));
+        }
+    }
+    Ok(())
+}
+
+/// Evidence is for people, and nothing depends on it: what has a secret in it is left out, and says so.
+fn discreet(mut evidence: Evidence, secrets: &Secrets) -> Evidence {
+    let instead = |text: &str| secrets.in_text(text).map(|name| format!("(a line with the value of {})", called(name)));
+    for line in evidence.log.iter_mut().chain(&mut evidence.engine) {
+        if let Some(instead) = instead(line) {
+            *line = instead;
+        }
+    }
+    evidence.stages.retain(|name, _| secrets.in_text(name).is_none());
+    evidence
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::model::Secret;
+    use crate::model::engine::{BundleKind, Field};
+
+    fn capture(value: &str, line: &str) -> Capture {
+        let fields = BTreeMap::from([("argv.--x".to_owned(), Field::hard(value, "argv"))]);
+        Capture {
+            key: EngineKey::new(BundleKind::Graph, "vllm", 0, fields).unwrap(),
+            roots: Vec::new(),
+            base: None,
+            evidence: Evidence {
+                log: vec![line.to_owned(), "plain".to_owned()],
+                stages: BTreeMap::from([(line.to_owned(), 1)]),
+                ..Evidence::default()
+            },
+            secrets: vec![("--api-key".to_owned(), Secret::new("hunter2hunter2".to_owned()))],
+            refresh: false,
+        }
+    }
+
+    #[test]
+    fn a_draft_is_searched_as_files_are() {
+        let error = Sending::prepare(&capture("a hunter2hunter2", "")).unwrap_err().to_string();
+        assert!(error.contains("`--api-key`") && error.contains("argv") && !error.contains("hunter2"), "{error}");
+        // Cut at a limit, a secret would not be found whole.
+        let line = format!("{}hunter2hunter2", "x".repeat(490));
+        let (_, draft) = Sending::prepare(&capture("a", &line)).unwrap();
+        let text = format!("{draft:?}");
+        assert!(
+            !text.contains("hunter2")
+                && text.contains("a line with the value of `--api-key`")
+                && text.contains("plain"),
+            "{text}"
+        );
     }
 }

@@ -1,9 +1,11 @@
 //! The environment: which variables change what is compiled. By prefix, since the lists of the engines grow with every release;
-//! minus what says only where a process is (hosts, ports), where its caches are (those are paths), how loud it is, and what it
-//! may (keys and tokens, which are in nobody's key in any form).
+//! minus what says only where a process is (hosts, ports), where its caches are (those are paths), how loud it is, and what lets
+//! somebody in (credentials, which are in nobody's key in any form: they change, and nothing is compiled for them). What is merely
+//! called a key or a token counts: engines have limits of tokens by the dozen.
 
 use super::facts::{Facts, hidden};
 use super::scene::Scene;
+use crate::engines::secrets::names_credential;
 
 /// Beginnings of the names that count.
 const PREFIXES: [&str; 16] = [
@@ -50,22 +52,6 @@ const PLACES: [&str; 17] = [
     "LOGS", "LOGGING", "LOGGER", "PID",
 ];
 
-/// A part of a name that says that its value is nobody's business.
-const SECRETS: [&str; 12] = [
-    "KEY",
-    "KEYS",
-    "TOKEN",
-    "TOKENS",
-    "SECRET",
-    "SECRETS",
-    "PASSWORD",
-    "PASSWD",
-    "PASSPHRASE",
-    "CREDENTIAL",
-    "CREDENTIALS",
-    "APIKEY",
-];
-
 /// Adds each variable that counts, as the digest of its value.
 pub(super) fn detect(scene: &Scene, facts: &mut Facts) {
     for (name, value) in &scene.environment {
@@ -78,13 +64,7 @@ pub(super) fn detect(scene: &Scene, facts: &mut Facts) {
 /// Whether a variable is a field of the key.
 fn counts(name: &str) -> bool {
     let named = NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    named && !NONE.contains(&name) && !has_part(name, &PLACES) && !is_secret(name) && !is_cache(name)
-}
-
-/// Whether a name says that its value is a secret: a variable's, or an argument's.
-#[must_use]
-pub fn is_secret(name: &str) -> bool {
-    has_part(name, &SECRETS)
+    named && !NONE.contains(&name) && !has_part(name, &PLACES) && !names_credential(name) && !is_cache(name)
 }
 
 /// Whether a variable says where a cache is.
@@ -117,6 +97,9 @@ mod tests {
             "OMP_NUM_THREADS",
             "TORCH_CUDA_ARCH_LIST",
             "DG_JIT_USE_NVRTC",
+            "VLLM_MAX_TOKENS_PER_EXPERT_FP4_MOE",
+            "SGLANG_FLASHINFER_NVFP4_PER_TOKEN_ACTIVATION",
+            "SGLANG_TRTLLM_MOE_PDL_MAX_TOKENS",
         ] {
             assert!(counts(name), "{name}");
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::digest::Hash;
+use crate::engines::secrets::Secrets;
 
 /// Values longer than this are in the key as digests.
 const SHOWN_LIMIT: usize = 1024;
@@ -50,6 +51,26 @@ impl Facts {
         }
     }
 
+    /// Puts digests in the place of values, and of names, that have a secret in them, wherever that has come from.
+    pub(super) fn hide(&mut self, secrets: &Secrets) {
+        let has = |text: &str| secrets.in_text(text).is_some();
+        for fact in self.0.values_mut() {
+            if let Some(value) = fact.value.as_mut().filter(|value| has(value)) {
+                *value = hidden(value);
+            }
+            if has(&fact.from) {
+                fact.from = "not shown: it has a secret in it".to_owned();
+            }
+        }
+        let named: Vec<String> = self.0.keys().filter(|name| has(name)).cloned().collect();
+        for name in named {
+            if let Some(fact) = self.0.remove(&name) {
+                let (family, rest) = name.split_once('.').unwrap_or(("", &name));
+                self.0.insert(format!("{family}.{}", hidden(rest)), fact);
+            }
+        }
+    }
+
     /// A value that is known.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<&str> {
@@ -90,6 +111,20 @@ fn field_name(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_a_secret_in_it_is_a_digest() {
+        let secrets = [("HF_TOKEN".to_owned(), crate::model::Secret::new("hf_abcdefgh".to_owned()))];
+        let mut facts = Facts::default();
+        facts.know("argv.--x", "a hf_abcdefgh b", "argv");
+        facts.know("file./x/hf_abcdefgh", "1", "argv");
+        facts.miss("path.y", "hf_abcdefgh is absent");
+        facts.know("argv.--y", "plain", "argv");
+        facts.hide(&Secrets::new(&secrets).unwrap());
+        assert!(!format!("{facts:?}").contains("hf_abc"), "{facts:?}");
+        assert_eq!((facts.0.len(), facts.value("argv.--y")), (4, Some("plain")));
+        assert_eq!(facts.value("argv.--x"), Some(hidden("a hf_abcdefgh b").as_str()));
+    }
 
     #[test]
     fn names_and_values_fit_a_key() {

@@ -2,29 +2,35 @@
 //! before the command is started and without importing anything of it. Detectors look at a [`Scene`] and add facts; the table of
 //! [roles](crate::model::engine::rule) then makes a key for each kind of bundle out of them.
 
+mod arguments;
 mod argv;
 mod cpu;
+mod discreet;
 mod environment;
 mod facts;
 mod gpu;
 mod model;
+mod named;
 mod output;
 mod packages;
+mod paths;
 mod python;
 mod scene;
+mod source;
 mod toolchain;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use environment::is_secret;
 pub use facts::{Fact, Facts};
 pub use gpu::{FactsFileError, Gpu, Gpus};
 pub use scene::Scene;
 
-use self::argv::Arguments;
+use self::arguments::Arguments;
 use super::profile::{Profile, Ready};
 use super::roots::{Root, roots};
+use super::secrets::{Secrets, is_searched, secrets_of};
+use crate::model::Secret;
 use crate::model::engine::{BundleKind, CUDA_CACHE, Circumstances, EngineKey, Field, KeyError, rule};
 
 /// What somebody who takes a fingerprint says beside the command.
@@ -53,6 +59,8 @@ pub struct Fingerprint {
     pub node_rank: u32,
     /// Everything found.
     pub facts: Facts,
+    /// Credentials that the command is given, by the variables and options that give them: no bundle may have them.
+    pub secrets: Vec<(String, Secret)>,
     circumstances: Circumstances,
     /// The port that it will answer on, if it says.
     port: Option<u16>,
@@ -75,6 +83,9 @@ pub enum FingerprintError {
     /// The facts file is of no use.
     #[error(transparent)]
     Facts(#[from] FactsFileError),
+    /// More credentials than can be looked for.
+    #[error(transparent)]
+    Secrets(#[from] super::EngineError),
 }
 
 // === impl FingerprintError ===
@@ -86,6 +97,7 @@ impl FingerprintError {
         match self {
             Self::Profile { .. } | Self::Unknown(_) => crate::base::ErrorKind::Invalid,
             Self::Facts(error) => error.kind(),
+            Self::Secrets(error) => error.kind(),
         }
     }
 }
@@ -99,11 +111,14 @@ impl Fingerprint {
     /// [`FingerprintError`]; what merely could not be found out is a fact that is unknown, and no error.
     pub fn take(scene: &Scene, asked: &Asked, profiles: &[Profile]) -> Result<Self, FingerprintError> {
         let mut facts = Facts::default();
-        let on_gpu = gpu::detect(scene, asked.gpu_facts.as_deref(), &mut facts)?;
         // Which profile it is depends on the packages, and whether an interpreter is missed on the profile.
         let mut unread = Facts::default();
         let python = python::detect(scene, false, &mut unread);
+        let on_gpu = gpu::detect(scene, asked.gpu_facts.as_deref(), toolchain::torch(scene, &python), &mut facts)?;
         let mut arguments = Arguments::parse(scene, &python);
+        let mut secrets = secrets_of(scene.environment.clone());
+        let given = discreet::credentials(&arguments).into_iter().filter(|(_, value)| is_searched(value));
+        secrets.extend(given.map(|(name, value)| (name, Secret::new(value))));
         let mut profile = choose(asked, profiles, scene, &arguments, &python)?;
         profile.directories.extend(asked.directories.iter().cloned());
         let python = if profile.python && python.program.is_none() {
@@ -116,9 +131,10 @@ impl Fingerprint {
         cpu::detect(scene, &mut facts);
         let port = profile.ready.as_ref().and_then(|ready| arguments.value(&ready.port_arguments)?.parse().ok());
         let node_rank = model::detect(scene, &mut arguments, &profile, &mut facts);
-        argv::detect(scene, &python, &arguments, &profile, &mut facts);
-        environment::detect(scene, &mut facts);
         let roots = roots(scene, &profile);
+        let caches: Vec<PathBuf> = roots.iter().map(|root| root.path.clone()).collect();
+        argv::detect(scene, &python, &arguments, &profile, &caches, &mut facts);
+        environment::detect(scene, &mut facts);
         paths(scene, &profile, &roots, &mut facts);
         if let Some(salt) = &asked.salt {
             facts.know("salt", facts::hidden(salt), "--cache-salt");
@@ -133,7 +149,8 @@ impl Fingerprint {
         if profile.weights_compiled_in {
             weights(scene, &mut facts);
         }
-        Ok(Self { profile, roots, node_rank, facts, circumstances, port })
+        facts.hide(&Secrets::new(&secrets)?);
+        Ok(Self { profile, roots, node_rank, facts, secrets, circumstances, port })
     }
 
     /// The key of its bundle of a kind.

@@ -3,14 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::argv::Arguments;
-use super::facts::{Facts, short};
+use super::arguments::Arguments;
+use super::facts::Facts;
+use super::named::content;
 use super::scene::Scene;
-use crate::digest::Hash;
 use crate::engines::profile::Profile;
-
-/// Largest configuration or code file.
-const FILE_LIMIT: u64 = 16 << 20;
 
 /// Takes model and parallelism out of the arguments; the rank of this node.
 pub(super) fn detect(scene: &Scene, arguments: &mut Arguments, profile: &Profile, facts: &mut Facts) -> u32 {
@@ -24,41 +21,64 @@ pub(super) fn detect(scene: &Scene, arguments: &mut Arguments, profile: &Profile
         ("ep", &profile.parallel.ep),
     ] {
         if !options.is_empty() {
-            let value = arguments.take(options);
-            // A flag without a value: switched on.
-            let value = value.map(|value| if value.is_empty() { "on".to_owned() } else { value });
-            facts.know(format!("parallel.{name}"), value.unwrap_or_else(|| "1".to_owned()), "argv");
+            let name = format!("parallel.{name}");
+            match arguments.take(options) {
+                Ok(value) => {
+                    // A flag without a value: switched on.
+                    let value = value.map(|value| if value.is_empty() { "on".to_owned() } else { value });
+                    facts.know(name, value.unwrap_or_else(|| "1".to_owned()), "argv");
+                }
+                Err(why) => facts.miss(name, why),
+            }
         }
     }
-    let nodes = arguments.take(&profile.parallel.nodes);
-    let nodes = nodes.or_else(|| scene.variable("LWS_GROUP_SIZE").map(str::to_owned));
-    facts.know("parallel.nnodes", nodes.unwrap_or_else(|| "1".to_owned()), "argv, LWS_GROUP_SIZE");
-    let rank = arguments.take(&profile.parallel.node_rank);
-    let rank = rank.or_else(|| scene.variable("LWS_WORKER_INDEX").map(str::to_owned)).unwrap_or_else(|| "0".to_owned());
-    match rank.parse() {
-        Ok(rank) => rank,
-        Err(_) => {
-            facts.miss("parallel.node_rank", format!("`{}` is no rank", rank.chars().take(40).collect::<String>()));
-            0
+    match arguments.take(&profile.parallel.nodes) {
+        Ok(nodes) => {
+            let nodes = nodes.or_else(|| scene.variable("LWS_GROUP_SIZE").map(str::to_owned));
+            facts.know("parallel.nnodes", nodes.unwrap_or_else(|| "1".to_owned()), "argv, LWS_GROUP_SIZE");
         }
+        Err(why) => facts.miss("parallel.nnodes", why),
     }
+    let rank = arguments.take(&profile.parallel.node_rank).and_then(|rank| {
+        let rank = rank.or_else(|| scene.variable("LWS_WORKER_INDEX").map(str::to_owned));
+        let Some(rank) = rank else { return Ok(0) };
+        rank.parse().map_err(|_| format!("`{}` is no rank", rank.chars().take(40).collect::<String>()))
+    });
+    rank.unwrap_or_else(|why| {
+        facts.miss("parallel.node_rank", why);
+        0
+    })
 }
 
 fn reference(scene: &Scene, arguments: &mut Arguments, profile: &Profile, facts: &mut Facts) {
-    let mut named = arguments.take(&profile.model_arguments);
+    let mut named = match arguments.take(&profile.model_arguments) {
+        Ok(named) => named,
+        Err(why) => return facts.miss("model.reference", why),
+    };
     if let Some(word) = &profile.model_after
         && arguments.positional.first() == Some(word)
         && arguments.positional.len() > 1
     {
-        named.get_or_insert_with(|| arguments.positional[1].clone());
-        arguments.positional.remove(1);
+        let model = arguments.positional.remove(1);
+        if named.as_ref().is_some_and(|named| *named != model) {
+            return facts.miss("model.reference", "the command names two models; name one");
+        }
+        named = Some(model);
     }
     let Some(model) = named else {
-        facts.miss("model.reference", "the command names no model");
-        return;
+        // Behind an option it may be the option's.
+        let how = match &profile.model_after {
+            Some(word) => format!("write it right after `{word}`"),
+            None => format!("give {}", profile.model_arguments.join(" or ")),
+        };
+        return facts
+            .miss("model.reference", format!("the command names no model that can be told from other words; {how}"));
     };
     facts.know("model.reference", &model, "argv");
-    let revision = arguments.take(&["--revision".to_owned()]);
+    let revision = match arguments.take(&["--revision".to_owned()]) {
+        Ok(revision) => revision,
+        Err(why) => return facts.miss("model.revision", why),
+    };
     let path = scene.absolute(Path::new(&model));
     if scene.at(&path).is_dir() {
         facts.know("model.revision", revision.as_deref().unwrap_or("none"), "argv");
@@ -84,20 +104,7 @@ fn reference(scene: &Scene, arguments: &mut Arguments, profile: &Profile, facts:
 
 /// Configuration, quantisation and code of a model directory.
 fn describe(scene: &Scene, path: &Path, facts: &mut Facts) {
-    let digest = |names: &[PathBuf]| -> Result<Option<String>, String> {
-        let mut text = String::new();
-        for name in names {
-            let place = scene.at(path.join(name));
-            let Ok(found) = std::fs::metadata(&place) else { continue };
-            if found.len() > FILE_LIMIT {
-                return Err(format!("{} is longer than 16 MiB", name.display()));
-            }
-            let bytes = std::fs::read(&place).map_err(|error| format!("read {}: {error}", name.display()))?;
-            text.push_str(&format!("{} {}\n", name.display(), Hash::of(&bytes)));
-        }
-        Ok((!text.is_empty()).then(|| format!("blake3:{}", short(&Hash::of(text.as_bytes())))))
-    };
-    let mut add = |field: &str, names: &[PathBuf], required: bool| match digest(names) {
+    let mut add = |field: &str, names: &[PathBuf], required: bool| match content(&scene.at(path), names) {
         Ok(Some(digest)) => facts.know(field, digest, "model directory"),
         Ok(None) if required => facts.miss(field, format!("{} has none", path.display())),
         Ok(None) => facts.know(field, "none", "model directory"),
@@ -117,7 +124,7 @@ fn describe(scene: &Scene, path: &Path, facts: &mut Facts) {
 }
 
 /// The commit that the hub's own tools have in their cache for a branch.
-fn cached_commit(scene: &Scene, model: &str, revision: &str) -> Option<String> {
+pub(super) fn cached_commit(scene: &Scene, model: &str, revision: &str) -> Option<String> {
     let simple = |text: &str| !text.is_empty() && !text.contains("..") && !text.starts_with('/');
     if !simple(model) || !simple(revision) {
         return None;
@@ -172,6 +179,51 @@ mod tests {
         write("modeling.py", "x");
         let code = take(root.path(), &["vllm", "serve", "/m"], &[]).0;
         assert_ne!(code.value("model.code"), one.value("model.code"));
+    }
+
+    #[test]
+    fn a_model_that_is_not_unequivocal_is_unknown() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("m")).unwrap();
+        std::fs::write(root.path().join("m/config.json"), "{}").unwrap();
+        for argv in [
+            &["vllm", "serve", "--max-model-len", "1", "/m"][..],
+            &["vllm", "serve", "/m", "--model", "/other"],
+            &["vllm", "serve", "--model", "/m", "--model", "/other"],
+        ] {
+            let found = take(root.path(), argv, &[]).0.0;
+            assert_eq!(found["model.reference"].value, None, "{argv:?}");
+        }
+        let told = take(root.path(), &["vllm", "serve", "--x", "1", "/m"], &[]).0.0;
+        assert!(told["model.reference"].from.contains("right after `serve`"), "{told:?}");
+        for argv in [&["vllm", "serve", "--max-model-len=1", "/m"][..], &["vllm", "serve", "/m", "--model=/m"]] {
+            assert_eq!(
+                take(root.path(), argv, &[]).0.value("model.config"),
+                take(root.path(), &["vllm", "serve", "/m"], &[]).0.value("model.config")
+            );
+        }
+        let twice = take(root.path(), &["vllm", "serve", "/m", "-tp", "2", "--tensor-parallel-size", "4"], &[]).0.0;
+        assert_eq!(twice["parallel.tp"].value, None);
+    }
+
+    #[test]
+    fn a_checkpoint_is_what_an_engine_is_built_of() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("m")).unwrap();
+        std::fs::write(root.path().join("m/config.json"), "{}").unwrap();
+        let argv = ["trtllm-build", "--checkpoint_dir", "/m", "--output_dir", "/engine"];
+        let scene = Scene {
+            root: root.path().into(),
+            environment: std::collections::BTreeMap::new(),
+            argv: argv.map(str::to_owned).to_vec(),
+            directory: "/".into(),
+        };
+        let mut arguments = Arguments::parse(&scene, &Interpreter::default());
+        let profile = built_in().into_iter().find(|profile| profile.fits("trtllm-build", false)).unwrap();
+        let mut facts = Facts::default();
+        detect(&scene, &mut arguments, &profile, &mut facts);
+        assert_eq!(facts.value("model.reference"), Some("/m"));
+        assert!(facts.value("model.config").is_some(), "{facts:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::facts::{Facts, short};
-use super::packages::{self, Packages};
+use super::packages::{self, Packages, Sites};
 use super::scene::Scene;
 use crate::digest::Hash;
 
@@ -15,7 +15,7 @@ pub(super) struct Interpreter {
     pub(super) program: Option<PathBuf>,
     /// Arguments before its first own one: empty when `argv[0]` is the interpreter, the script when that names it.
     pub(super) by_script: bool,
-    /// Directories of packages.
+    /// Directories of packages, in the order in which they are imported from.
     pub(super) sites: Vec<PathBuf>,
     /// What is in them.
     pub(super) packages: Packages,
@@ -64,9 +64,10 @@ pub(super) fn detect(scene: &Scene, required: bool, facts: &mut Facts) -> Interp
         }
         None => facts.know("python.version", "none", "argv"),
     }
-    found.sites.extend(added(scene));
-    found.sites.dedup();
-    found.packages = packages::detect(scene, &found.sites, facts);
+    let added = added(scene);
+    found.sites.retain(|site| !added.contains(site));
+    found.packages = packages::detect(scene, Sites { added: &added, own: &found.sites }, facts);
+    found.sites.splice(0..0, added);
     if found.program.is_some() {
         let sites: Vec<String> = found.sites.iter().map(|site| site.display().to_string()).collect();
         facts.know("path.site_packages", sites.join(":"), "interpreter");
@@ -153,10 +154,17 @@ fn asked(scene: &Scene, program: &Path) -> Option<Told> {
     })
 }
 
-/// What the environment puts before the interpreter's own directories.
+/// What the environment puts before the interpreter's own directories, and what is imported from first.
 fn added(scene: &Scene) -> Vec<PathBuf> {
     let path = scene.variable("PYTHONPATH").unwrap_or_default();
-    path.split(':').filter(|part| !part.is_empty()).map(|part| scene.absolute(Path::new(part))).collect()
+    let parts = path.split(':').filter(|part| !part.is_empty());
+    let mut added: Vec<PathBuf> = Vec::new();
+    for part in parts.map(|part| scene.absolute(Path::new(part)).components().collect()) {
+        if !added.contains(&part) {
+            added.push(part);
+        }
+    }
+    added
 }
 
 fn binary(scene: &Scene, program: &Path) -> Option<String> {
@@ -181,9 +189,15 @@ mod tests {
     }
 
     fn take(root: &Path, argv: &[&str]) -> (Facts, Interpreter) {
+        take_with(root, argv, "")
+    }
+
+    fn take_with(root: &Path, argv: &[&str], path: &str) -> (Facts, Interpreter) {
         let scene = Scene {
             root: root.into(),
-            environment: [("PATH".to_owned(), "/venv/bin".to_owned())].into(),
+            environment: [("PATH", "/venv/bin"), ("PYTHONPATH", path)]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             argv: argv.iter().map(|word| (*word).to_owned()).collect(),
             directory: "/".into(),
         };
@@ -215,6 +229,24 @@ mod tests {
         assert_eq!(by_script, facts);
         write(root, "venv/bin/python3", "another binary");
         assert_ne!(take(root, &["vllm"]).0.value("python.build"), facts.value("python.build"));
+    }
+
+    #[test]
+    fn what_the_environment_adds_is_imported_first() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        write(root, "venv/bin/python3", "binary");
+        write(root, "venv/pyvenv.cfg", "home = /usr/bin\nversion = 3.11.7\n");
+        write(root, "venv/lib/python3.11/site-packages/torch-2.dist-info/RECORD", "");
+        write(root, "over/torch-3.dist-info/RECORD", "torch/x.py,,\n");
+        write(root, "over/torch/x.py", "in the RECORD");
+        let (facts, found) = take_with(root, &["python3"], "/over/:/over:/absent:");
+        assert_eq!(found.packages["torch"], "3");
+        assert!(facts.value("package.torch").unwrap().starts_with("3 ("), "{facts:?}");
+        assert_eq!(found.sites[0], Path::new("/over"));
+        assert_eq!(facts.value("source./over"), None);
+        write(root, "over/vllm/__init__.py", "a checkout");
+        assert!(take_with(root, &["python3"], "/over").0.value("source./over").is_some());
     }
 
     #[test]

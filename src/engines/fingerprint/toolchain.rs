@@ -6,6 +6,34 @@ use super::facts::Facts;
 use super::python::Interpreter;
 use super::scene::Scene;
 
+/// What torch is built for, beside CUDA and the processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Torch {
+    /// AMD's ROCm.
+    pub(super) rocm: bool,
+    /// Intel's XPU.
+    pub(super) xpu: bool,
+}
+
+/// What the command's torch is built for; none if it has none.
+pub(super) fn torch(scene: &Scene, python: &Interpreter) -> Option<Torch> {
+    python.packages.get("torch")?;
+    let text = version_file(scene, python)?;
+    let named = |name: &str| declared(&text, name).is_some_and(|value| value != "None");
+    Some(Torch { rocm: named("hip") || named("rocm"), xpu: named("xpu") })
+}
+
+fn version_file(scene: &Scene, python: &Interpreter) -> Option<String> {
+    python.sites.iter().find_map(|site| scene.read(site.join("torch/version.py")))
+}
+
+/// The value of a name in a file of Python: of `name: type = 'value'` or `name = 'value'`.
+fn declared(text: &str, name: &str) -> Option<String> {
+    let is_it = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with([':', '=']));
+    let line = text.lines().find(is_it)?;
+    Some(line.split_once('=')?.1.trim().trim_matches(['\'', '"']).to_owned())
+}
+
 pub(super) fn detect(scene: &Scene, python: &Interpreter, facts: &mut Facts) {
     runtime(scene, python, facts);
     let tensorrt = python
@@ -57,11 +85,7 @@ pub(super) fn detect(scene: &Scene, python: &Interpreter, facts: &mut Facts) {
 /// The CUDA that torch was built for: the `cuda:` line of its version file, which is read and not imported.
 fn runtime(scene: &Scene, python: &Interpreter, facts: &mut Facts) {
     if python.packages.contains_key("torch") {
-        let text = python.sites.iter().find_map(|site| scene.read(site.join("torch/version.py")));
-        let value = text.as_deref().and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("cuda:") || line.starts_with("cuda ="))?;
-            Some(line.split_once('=')?.1.trim().trim_matches(['\'', '"']).to_owned())
-        });
+        let value = version_file(scene, python).and_then(|text| declared(&text, "cuda"));
         let value = value.map(|value| if value == "None" { "none".to_owned() } else { value });
         return facts.know_or_miss("cuda.runtime", value, "torch/version.py", "torch/version.py has no line `cuda:`");
     }
@@ -141,6 +165,12 @@ mod tests {
         ] {
             assert_eq!(facts.value(name), Some(value), "{name}");
         }
+        assert_eq!(torch(&scene, &python), Some(Torch { rocm: false, xpu: false }));
+        for (line, rocm, xpu) in [("hip: Optional[str] = '6.4.2'", true, false), ("xpu = '20250101'", false, true)] {
+            write(root.path(), "site/torch/version.py", &format!("__all__ = ['hip']\ncuda = None\n{line}\n"));
+            assert_eq!(torch(&scene, &python), Some(Torch { rocm, xpu }), "{line}");
+        }
+        assert_eq!(torch(&scene, &Interpreter::default()), None);
         write(root.path(), "site/torch/version.py", "nothing of the kind\n");
         let mut facts = Facts::default();
         detect(&scene, &python, &mut facts);

@@ -310,7 +310,6 @@ impl Start<'_> {
         let proof = Proof {
             library: Arc::clone(library),
             fingerprint: fingerprint.clone(),
-            scene: self.request.scene.clone(),
             options: self.request.options.clone(),
             ready: ready_after,
             heard: listener.heard(),

@@ -10,9 +10,9 @@ use super::scan::{Snapshot, Watched, scan, summary};
 use super::verdict::{Counts, Verdict};
 use super::{Options, factors};
 use crate::base::lifecycle::CancellationToken;
-use crate::engines::fingerprint::{Fingerprint, Scene};
+use crate::engines::fingerprint::Fingerprint;
 use crate::engines::library::Outcome;
-use crate::engines::{Capture, CaptureRoot, Captured, Library, RunReport, secrets_of};
+use crate::engines::{Capture, CaptureRoot, Captured, Library, RunReport};
 use crate::model::engine::BundleKind;
 use crate::model::{BundleId, Evidence, ManifestEntry};
 use crate::sys::mutant::mutant;
@@ -33,7 +33,6 @@ const BACKOFF: Duration = Duration::from_millis(1500);
 pub(super) struct Proof {
     pub(super) library: Arc<dyn Library>,
     pub(super) fingerprint: Fingerprint,
-    pub(super) scene: Scene,
     pub(super) options: Options,
     /// Seconds from the start until it was ready.
     pub(super) ready: f64,
@@ -194,7 +193,7 @@ impl Proof {
             roots: watched.into_iter().map(|one| CaptureRoot { name: one.name, path: one.path }).collect(),
             base,
             evidence: self.evidence(kind),
-            secrets: secrets_of(self.scene.environment.clone()),
+            secrets: self.fingerprint.secrets.clone(),
             refresh,
         };
         match within(CAPTURE_MOST, self.library.capture(capture)).await {

@@ -48,6 +48,7 @@ const ORDER: &[&str] = &[
     "cuda.*",
     "tensorrt.*",
     "package.*",
+    "source.*",
     "dependencies",
     "toolchain.*",
     "model.reference",
@@ -82,6 +83,7 @@ const CAUSES: &[(&str, &[&str])] = &[
     ("cpu.*", &["cpu.arch"]),
     ("model.*", &["model.reference"]),
     ("path.xdg_cache", &["path.home"]),
+    ("argv.order", &["argv.-*", "argv.@*"]),
     ("path.cache_root.*", &["path.home", "path.xdg_cache"]),
 ];
 

@@ -59,6 +59,7 @@ impl Machine {
         put(at, "models/m/config.json", "{}");
         put(at, "models/m/modeling.py", "x");
         put(at, "models/m/quantize_config.json", "{}");
+        put(at, "models/draft/config.json", "{}");
         put(at, "template.jinja", "x");
         let environment = [
             ("PATH", "/venv/bin"),
@@ -83,6 +84,8 @@ impl Machine {
                 "/template.jinja",
                 "-tp",
                 "1",
+                "--speculative-config",
+                r#"{"model": "/models/draft", "n": 2}"#,
             ]
             .map(str::to_owned)
             .to_vec(),
@@ -163,6 +166,14 @@ const CHANGES: &[Change] = &[
     ("torch", true, true, "package.torch", |m| m.put(&format!("{SITE}/torch-2.15.0.dist-info/RECORD"), "patched")),
     ("numpy", true, true, "package.numpy", |m| m.put(&format!("{SITE}/numpy-2.3.0.dist-info/RECORD"), "patched")),
     ("one package more", true, true, "package.extra", |m| m.put(&format!("{SITE}/extra-1.dist-info/RECORD"), "x")),
+    ("a package in front", true, true, "package.torch", |m| {
+        m.put("over/torch-2.16.0.dist-info/RECORD", "o");
+        m.set("PYTHONPATH", "/over");
+    }),
+    ("a checkout in front", true, true, "source./over", |m| {
+        m.put("over/vllm/__init__.py", "x");
+        m.set("PYTHONPATH", "/over");
+    }),
     ("image", true, true, "image.digest", |m| m.set("PREHEAT_IMAGE_DIGEST", "sha256:bb")),
     ("HOME", true, true, "path.home", |m| m.set("HOME", "/home/other")),
     ("XDG_CACHE_HOME", true, true, "path.xdg_cache", |m| m.set("XDG_CACHE_HOME", "/cache")),
@@ -184,11 +195,18 @@ const CHANGES: &[Change] = &[
     ("nodes", true, false, "parallel.nnodes", |m| m.set("LWS_GROUP_SIZE", "2")),
     ("rank", true, true, "node_rank", |m| m.set("LWS_WORKER_INDEX", "1")),
     ("an option", true, false, "argv.--max-model-len", |m| m.argv[4] = "8192".to_owned()),
-    ("an option more", true, false, "argv.--speculative-config", |m| m.argument("--speculative-config", r#"{"n": 3}"#)),
+    ("an option more", true, false, "argv.--kv-transfer-config", |m| m.argument("--kv-transfer-config", r#"{"n": 3}"#)),
+    ("a word more of an option", true, false, "argv.--max-model-len", |m| m.argv.insert(5, "8".to_owned())),
     ("a file that is named", true, false, "file./template.jinja", |m| m.put("template.jinja", "y")),
     ("a variable", true, false, "env.VLLM_USE_V2", |m| m.set("VLLM_USE_V2", "0")),
     ("a variable more", true, false, "env.TORCHINDUCTOR_FREEZING", |m| m.set("TORCHINDUCTOR_FREEZING", "1")),
     ("a variable of the compilers", true, true, "env.TRITON_X", |m| m.set("TRITON_X", "2")),
+    ("a limit of tokens", true, false, "env.VLLM_MAX_TOKENS_PER_EXPERT_FP4_MOE", |m| {
+        m.set("VLLM_MAX_TOKENS_PER_EXPERT_FP4_MOE", "16384");
+    }),
+    ("a draft model's configuration", true, false, "file./models/draft/", |m| {
+        m.put("models/draft/config.json", "{ }");
+    }),
     ("salt", true, true, "salt", |m| m.asked.salt = Some("t".to_owned())),
     // Soft: shown, and nothing more.
     ("driver", false, false, "", |m| m.gpus["driver"] = json!("590.1")),
@@ -215,6 +233,8 @@ const CHANGES: &[Change] = &[
         ] {
             m.argument(name, value);
         }
+        // Of several keys each belongs to the option.
+        m.argv.insert(m.argv.len() - 2, "another".to_owned());
     }),
     ("order and writing", false, false, "", |m| {
         m.argv = [
@@ -224,6 +244,7 @@ const CHANGES: &[Change] = &[
             "--tensor_parallel_size=1",
             "--chat-template=/template.jinja",
             "--max_model_len=4096",
+            r#"--speculative-config={"n":2,"model":"/models/draft"}"#,
         ]
         .map(str::to_owned)
         .to_vec();
@@ -319,7 +340,27 @@ fn every_gpu_has_its_own_key() {
 #[test]
 fn what_is_not_known_makes_no_key() {
     type Take = fn(&mut Machine);
-    let unknown: [(&str, Take); 8] = [
+    let unknown: [(&str, Take); 13] = [
+        ("package.uv", |m| {
+            m.put(
+                &format!("{SITE}/uv-1.dist-info/direct_url.json"),
+                r#"{"url":"file:///x","dir_info":{"editable":true}}"#,
+            );
+            m.put(&format!("{SITE}/uv-1.dist-info/RECORD"), "x");
+        }),
+        ("package.lines.pth", |m| {
+            m.put("src/a.py", "");
+            m.put(&format!("{SITE}/lines.pth"), "/src\n");
+        }),
+        ("gpu.ordinals", |m| {
+            m.gpus["gpus"].as_array_mut().unwrap().push(json!({"name": "NVIDIA L40S", "capability": "8.9"}));
+            m.set("CUDA_VISIBLE_DEVICES", "0");
+        }),
+        ("parallel.tp", |m| m.argument("--tensor-parallel-size", "2")),
+        ("model.reference", |m| {
+            let model = m.argv.remove(2);
+            m.argv.push(model);
+        }),
         ("gpu.capability", |m| m.gpu("capability", Value::Null)),
         ("gpu.others", |m| {
             m.gpus["gpus"].as_array_mut().unwrap().push(json!({"name": "NVIDIA L40S", "capability": "8.9"}));
@@ -344,6 +385,38 @@ fn what_is_not_known_makes_no_key() {
 }
 
 #[test]
+fn what_is_no_nvidia_gpu_is_not_none() {
+    let take = |prepare: fn(&Machine)| {
+        let machine = Machine::new();
+        prepare(&machine);
+        let scene = Scene {
+            root: machine.root.path().to_owned(),
+            environment: machine.environment.clone(),
+            argv: machine.argv.clone(),
+            directory: "/".into(),
+        };
+        let fingerprint = Fingerprint::take(&scene, &machine.asked, &built_in()).unwrap();
+        BundleKind::ALL.map(|kind| {
+            let key = fingerprint.key(kind).unwrap();
+            key.unusable().iter().any(|(name, _)| *name == "gpu.name")
+        })
+    };
+    assert_eq!(take(|_| {}), [false, false], "a machine without a GPU");
+    let others: [fn(&Machine); 4] = [
+        |m| m.put(&format!("{SITE}/torch/version.py"), "cuda: Optional[str] = None\nhip: Optional[str] = '6.4'\n"),
+        |m| m.put("dev/nvidia0", ""),
+        |m| m.put("dev/neuron0", ""),
+        |m| {
+            std::fs::remove_dir_all(m.root.path().join(SITE).join("torch-2.15.0.dist-info")).unwrap();
+            m.put("dev/kfd", "");
+        },
+    ];
+    for (at, other) in others.into_iter().enumerate() {
+        assert_eq!(take(other), [true, true], "{at}");
+    }
+}
+
+#[test]
 fn the_command_prints_keys_and_no_secret() {
     let machine = Machine::new();
     let facts = machine.root.path().join("facts.json");
@@ -357,7 +430,17 @@ fn the_command_prints_keys_and_no_secret() {
             .args(more)
             .env("VLLM_API_KEY", &canary)
             .env("VLLM_SPECIAL", &canary)
-            .args(["--", "/bin/true", "--auth-token", &canary])
+            .args([
+                "--",
+                "/bin/true",
+                canary.as_str(),
+                "--auth-token",
+                canary.as_str(),
+                "second",
+                canary.as_str(),
+                "--x",
+            ])
+            .arg(format!("{{\"url\": \"https://host/{canary}\"}}"))
             .output()
             .unwrap()
     };

@@ -1,9 +1,11 @@
 //! Facts of the GPUs, from a chain: the first source that has an answer is believed, alone, and the key says which it was.
 //!
 //! A facts file that somebody gives (for tests, and for machines where the rest cannot know); NVML, the driver's own library; the
-//! driver's files under `/proc`; the labels that GPU Feature Discovery gives nodes. No source at all: a machine without a GPU.
+//! driver's files under `/proc`; the labels that GPU Feature Discovery gives nodes; the devices of which none of them tells. No source
+//! at all: a machine without a GPU.
 //! A source that is there and cannot answer is told, and never becomes "no GPU".
 
+mod devices;
 mod labels;
 mod nvml;
 mod procfs;
@@ -17,6 +19,7 @@ pub use stated::FactsFileError;
 
 use super::facts::Facts;
 use super::scene::Scene;
+use super::toolchain::Torch;
 
 /// One GPU, or one slice of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,17 +77,28 @@ pub(super) enum Answer {
     Found(Gpus),
 }
 
-type Source = fn(&Scene) -> Answer;
-
-/// Adds what there is to know; whether the command will see a GPU.
-pub(super) fn detect(scene: &Scene, stated: Option<&Path>, facts: &mut Facts) -> Result<bool, FactsFileError> {
+/// Adds what there is to know; whether the command will see a GPU. `torch`: what the command's is built for, if it has one.
+pub(super) fn detect(
+    scene: &Scene,
+    stated: Option<&Path>,
+    torch: Option<Torch>,
+    facts: &mut Facts,
+) -> Result<bool, FactsFileError> {
     let (gpus, from) = match stated {
         Some(file) => (stated::read(file)?, crate::model::engine::FROM_FACTS),
         None => {
-            let chain: [(&str, Source); 3] =
-                [("NVML", nvml::ask), ("/proc/driver/nvidia", procfs::ask), ("node labels", labels::ask)];
+            if let Some(why) = devices::built_for(torch) {
+                facts.miss("gpu.name", why);
+                return Ok(true);
+            }
+            let chain: [(&str, &dyn Fn() -> Answer); 4] = [
+                ("NVML", &|| nvml::ask(scene)),
+                ("/proc/driver/nvidia", &|| procfs::ask(scene)),
+                ("node labels", &|| labels::ask(scene)),
+                ("/dev", &|| devices::ask(scene, torch)),
+            ];
             let mut silent = Vec::new();
-            let found = chain.into_iter().find_map(|(name, ask)| match ask(scene) {
+            let found = chain.into_iter().find_map(|(name, ask)| match ask() {
                 Answer::Found(gpus) => Some((gpus, name)),
                 Answer::Silent(why) => {
                     silent.push(format!("{name}: {why}"));
@@ -127,8 +141,7 @@ fn describe(scene: &Scene, all: &Gpus, from: &str, facts: &mut Facts) -> bool {
     facts.know("gpu.mig", first.mig.as_deref().unwrap_or("none"), from);
     facts.know_or_miss("gpu.capability", first.capability.clone(), from, &format!("{from} does not say"));
     facts.know("gpu.count", visible.len().to_string(), from);
-    let strip = |gpu: &Gpu| Gpu { uuid: None, vbios: None, ecc: None, ..gpu.clone() };
-    let others = visible.iter().filter(|gpu| strip(gpu) != strip(first)).count();
+    let others = visible.iter().filter(|gpu| !alike(gpu, first)).count();
     // Which of them a rank gets is not known here.
     match others {
         0 => facts.know("gpu.others", "none", from),
@@ -157,21 +170,41 @@ fn visible<'a>(scene: &Scene, all: &'a [Gpu]) -> Result<(Vec<&'a Gpu>, String), 
         (gpus, ordinals.join(","))
     };
     let Some(list) = scene.environment.get("CUDA_VISIBLE_DEVICES") else { return Ok(normal(all.iter().collect())) };
-    let mut chosen = Vec::new();
+    // CUDA counts the fastest first unless it is told otherwise; which that is matters where they differ.
+    let counted =
+        all.iter().all(|gpu| alike(gpu, &all[0])) || scene.variable("CUDA_DEVICE_ORDER") == Some("PCI_BUS_ID");
+    let mut chosen: Vec<&Gpu> = Vec::new();
     for word in list.split(',').map(str::trim) {
         // CUDA stops at the first that is none.
         if word.is_empty() || word == "-1" || word.eq_ignore_ascii_case("nodevfiles") {
             break;
         }
         let found = match word.parse::<usize>() {
+            Ok(_) if !counted => {
+                return Err("CUDA_VISIBLE_DEVICES counts GPUs that differ, the fastest first; set CUDA_DEVICE_ORDER=PCI_BUS_ID, or \
+                            name them by UUID"
+                    .to_owned());
+            }
             Ok(ordinal) => all.get(ordinal),
-            Err(_) => all.iter().find(|gpu| gpu.uuid.as_ref().is_some_and(|uuid| uuid.starts_with(word))),
+            Err(_) => {
+                let mut named = all.iter().filter(|gpu| gpu.uuid.as_ref().is_some_and(|uuid| uuid.starts_with(word)));
+                named.next().filter(|_| named.next().is_none())
+            }
         };
-        chosen.push(
-            found.ok_or_else(|| format!("CUDA_VISIBLE_DEVICES names `{word}`, which is not among the GPUs found"))?,
-        );
+        let found =
+            found.ok_or_else(|| format!("CUDA_VISIBLE_DEVICES names `{word}`, which is not one of the GPUs found"))?;
+        if chosen.iter().any(|one| std::ptr::eq(*one, found)) {
+            return Err(format!("CUDA_VISIBLE_DEVICES names `{word}` twice"));
+        }
+        chosen.push(found);
     }
     Ok(normal(chosen))
+}
+
+/// Whether two are of one kind: what is compiled for one is good for the other.
+fn alike(one: &Gpu, other: &Gpu) -> bool {
+    let kind = |gpu: &Gpu| Gpu { uuid: None, vbios: None, ecc: None, ..gpu.clone() };
+    kind(one) == kind(other)
 }
 
 #[cfg(test)]
@@ -184,13 +217,15 @@ mod tests {
     }
 
     fn take(visible: Option<&str>, gpus: Vec<Gpu>) -> (Facts, bool) {
-        let environment = visible.map(|list| ("CUDA_VISIBLE_DEVICES".to_owned(), list.to_owned()));
-        let scene = Scene {
-            root: "/".into(),
-            environment: environment.into_iter().collect(),
-            argv: Vec::new(),
-            directory: "/".into(),
-        };
+        take_by(None, visible, gpus)
+    }
+
+    fn take_by(order: Option<&str>, visible: Option<&str>, gpus: Vec<Gpu>) -> (Facts, bool) {
+        let environment = [("CUDA_VISIBLE_DEVICES", visible), ("CUDA_DEVICE_ORDER", order)];
+        let environment =
+            environment.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+        let scene =
+            Scene { root: "/".into(), environment: environment.collect(), argv: Vec::new(), directory: "/".into() };
         let mut facts = Facts::default();
         let on_gpu = describe(&scene, &Gpus { gpus, ..Gpus::default() }, "test", &mut facts);
         (facts, on_gpu)
@@ -207,7 +242,7 @@ mod tests {
         assert_eq!(first.value("gpu.name"), Some("NVIDIA-H100-NVL"));
         let (both, _) = take(None, two());
         assert_eq!((both.value("gpu.count"), both.value("gpu.ordinals")), (Some("2"), Some("0,1")));
-        for strange in ["7", "GPU-cc"] {
+        for strange in ["7", "GPU-cc", "GPU-", "0,0"] {
             let (facts, _) = take(Some(strange), two());
             assert_eq!(facts.value("gpu.ordinals"), None, "{strange}");
             assert!(facts.0.contains_key("gpu.ordinals"));
@@ -220,6 +255,18 @@ mod tests {
             let (facts, on_gpu) = take(Some(none), vec![gpu("X", "GPU-aa")]);
             assert!(!on_gpu && facts.value("gpu.name") == Some("none"));
         }
+    }
+
+    #[test]
+    fn ordinals_of_gpus_that_differ_need_an_order() {
+        let two = || vec![gpu("NVIDIA L40S", "GPU-aa"), gpu("NVIDIA H100 NVL", "GPU-bb")];
+        let (unknown, _) = take(Some("0"), two());
+        assert!(unknown.0["gpu.ordinals"].value.is_none() && unknown.0["gpu.ordinals"].from.contains("PCI_BUS_ID"));
+        for order in [None, Some("FASTEST_FIRST")] {
+            assert_eq!(take_by(order, Some("1"), two()).0.0["gpu.ordinals"].value, None);
+            assert_eq!(take_by(order, Some("GPU-bb"), two()).0.value("gpu.name"), Some("NVIDIA-H100-NVL"));
+        }
+        assert_eq!(take_by(Some("PCI_BUS_ID"), Some("0"), two()).0.value("gpu.name"), Some("NVIDIA-L40S"));
     }
 
     #[test]
