@@ -93,23 +93,6 @@ fn a_file_is_asked_for_from_its_start_in_parts() {
 }
 
 #[test]
-fn files_whose_digest_wants_their_order_are_asked_for_side_by_side() {
-    let now = Instant::now();
-    let config = Config { connections_start: 8, connections_max: 8, ..plain() };
-    for (ordered, most) in [(false, 2), (true, 1)] {
-        let mut schedule = Schedule::<&str>::new(Limits::new(&config), 1);
-        let mut opened = Vec::new();
-        for id in 1..=8 {
-            opened.extend(orders(&schedule.on(Event::Add(NewFile { ordered, ..file(id, 1000, Shape::Ranges) }), now)));
-        }
-        opened.extend(orders(&schedule.on(Event::Answered { part: opened[0].part }, now)));
-        assert_eq!(opened.len(), 8);
-        let of = |id| opened.iter().filter(|order| order.file == FileId(id)).count();
-        assert_eq!((1..=8).map(of).max(), Some(most), "ordered: {ordered}");
-    }
-}
-
-#[test]
 fn parts_shrink_towards_the_end_and_leave_no_crumbs() {
     let mut schedule = schedule(&plain());
     let opened = orders(&schedule.on(Event::Add(file(1, 33, Shape::Ranges)), Instant::now()));
