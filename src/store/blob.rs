@@ -105,17 +105,13 @@ impl BlobReader {
             .map_err(|wrong| corrupt(&self.hash, format!("group {index}: {wrong}")))
     }
 
-    /// A sector that cannot be read, or a file that ends early, is corrupt. A machine that has run out of something is not: the
-    /// bytes may be well.
+    /// A file that ends early is corrupt, and a sector that cannot be read is as good as that. A machine that has run out of something
+    /// is neither: the bytes may be well.
     pub(super) fn unreadable(&self, error: std::io::Error) -> StoreError {
-        let medium = matches!(
-            error.raw_os_error(),
-            Some(libc::EIO | libc::EILSEQ | libc::EUCLEAN | libc::ENODATA | libc::EREMOTEIO)
-        );
-        if medium || error.kind() == std::io::ErrorKind::UnexpectedEof {
+        if error.kind() == std::io::ErrorKind::UnexpectedEof {
             return corrupt(&self.hash, format!("{} cannot be read: {error}", self.path.display()));
         }
-        StoreError::Io { action: "read blob", path: self.path.clone(), source: error }
+        unread(&self.hash, "read blob", &self.path, error)
     }
 
     /// Reads and proves all of it with one buffer, telling `progress` of each group's bytes.
@@ -133,18 +129,30 @@ impl BlobReader {
     }
 }
 
+fn unread(hash: &Hash, action: &'static str, path: &Path, error: std::io::Error) -> StoreError {
+    match error.raw_os_error() {
+        Some(libc::EIO | libc::EILSEQ | libc::EUCLEAN | libc::ENODATA | libc::EREMOTEIO) => {
+            StoreError::Medium { what: format!("blob {hash}"), detail: format!("{}: {error}", path.display()) }
+        }
+        _ => StoreError::Io { action, path: path.to_owned(), source: error },
+    }
+}
+
 fn corrupt(hash: &Hash, detail: String) -> StoreError {
     StoreError::Corrupt { what: format!("blob {hash}"), detail }
 }
 
 /// Reads an outboard and proves it against the name.
 pub(super) fn read_outboard(hash: &Hash, size: u64, path: &Path) -> Result<Arc<[GroupCv]>, StoreError> {
-    let found = fs::metadata(path).map(|metadata| metadata.len());
+    let found = match fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        found => Some(found.map_err(|error| unread(hash, "read size of outboard", path, error))?.len()),
+    };
     let wanted = 32 * group_count(size);
-    if !found.as_ref().is_ok_and(|found| *found == wanted) {
+    if found != Some(wanted) {
         return Err(corrupt(hash, format!("its outboard is missing or has not {wanted} bytes")));
     }
-    let bytes = fs::read(path).map_err(|error| corrupt(hash, format!("its outboard cannot be read: {error}")))?;
+    let bytes = fs::read(path).map_err(|error| unread(hash, "read outboard", path, error))?;
     let cvs: Arc<[GroupCv]> = bytes.as_chunks::<32>().0.iter().map(|cv| GroupCv(*cv)).collect();
     if merge_root(&cvs) == Some(*hash) { Ok(cvs) } else { Err(corrupt(hash, "its outboard is wrong".to_owned())) }
 }

@@ -56,6 +56,14 @@ pub enum StoreError {
         /// How it differs.
         detail: String,
     },
+    /// The medium does not give bytes back: for who reads they are as good as wrong, but nobody has seen them.
+    #[error("{what} cannot be read: {detail}")]
+    Medium {
+        /// File or blob.
+        what: String,
+        /// The system's word.
+        detail: String,
+    },
     /// The blob or model is not here.
     #[error("{what} is not in the store")]
     Missing {
@@ -113,7 +121,7 @@ impl StoreError {
             Self::Locked { .. } | Self::Kept { .. } => ErrorKind::Busy,
             Self::NewerFormat { .. } | Self::NotAStore { .. } | Self::Refused { .. } => ErrorKind::Invalid,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
-            Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Corrupt { .. } | Self::Medium { .. } => ErrorKind::Corrupt,
             Self::Missing { .. } | Self::NoStore { .. } => ErrorKind::NotFound,
             Self::Halted { .. } => ErrorKind::Unavailable,
             Self::Io { source, .. } => ErrorKind::of_io(source),

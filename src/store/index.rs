@@ -32,6 +32,8 @@ pub(super) struct Blob {
     pub(super) cvs: Option<Arc<[GroupCv]>>,
     /// Left by an earlier process and not hashed since: not handed out before it is.
     pub(super) suspect: bool,
+    /// That it cannot be hashed has been told.
+    pub(super) unread: bool,
     /// When the scrub last hashed it, seconds since the epoch; 0: not since start.
     pub(super) scrubbed_at: u64,
     /// Cloned into each [`BlobHold`]: a count above one means that somebody holds it.
@@ -93,7 +95,7 @@ impl Home {
 
 impl Blob {
     pub(super) fn new(size: u64, home: Home, cvs: Option<Arc<[GroupCv]>>, suspect: bool) -> Self {
-        Self { size, home, cvs, suspect, scrubbed_at: 0, holds: Arc::new(()) }
+        Self { size, home, cvs, suspect, unread: false, scrubbed_at: 0, holds: Arc::new(()) }
     }
 
     pub(super) fn is_held(&self) -> bool {

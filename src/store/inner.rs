@@ -132,14 +132,31 @@ impl Inner {
                 .and_then(|reader| reader.verify_fast(&self.disk, &mut |_| {})),
             None => self.hash_small(hash, &path).map(|_| ()),
         };
-        if right.is_err() {
-            // The bytes are of no use; failing to move them aside changes nothing for the caller.
-            let _ = self.quarantine_blob(hash, "recovery");
-            return None;
+        match right {
+            Ok(()) => {
+                let mut index = self.index();
+                index.blobs.get_mut(hash)?.suspect = false;
+                index.hold(hash)
+            }
+            Err(StoreError::Corrupt { .. }) => {
+                // The bytes are of no use; failing to move them aside changes nothing for the caller.
+                let _ = self.quarantine_blob(hash, "recovery");
+                None
+            }
+            Err(error) => {
+                self.unread(hash, &error);
+                None
+            }
         }
-        let mut index = self.index();
-        index.blobs.get_mut(hash)?.suspect = false;
-        index.hold(hash)
+    }
+
+    /// Tells, once, that what an earlier process left could not be hashed. It stays as it is, and is not used: an open file too many
+    /// says nothing of its bytes.
+    pub(super) fn unread(&self, hash: &Hash, error: &StoreError) {
+        let told = self.index().blobs.get_mut(hash).is_none_or(|blob| std::mem::replace(&mut blob.unread, true));
+        if !told {
+            tracing::warn!(blob = %hash, %error, "a blob of an earlier process cannot be read now; it is left where it is, unused");
+        }
     }
 
     /// Takes in a blob that has just become whole. If it is here already, ours is dropped.
@@ -165,6 +182,8 @@ impl Inner {
             self.learn(key, &hash, size, declared);
             return known;
         }
+        // What an earlier process left and nobody could read: now there are bytes that are right.
+        let left = index.remove_blob(&hash).map(|blob| blob.home).filter(|left| *left != home);
         index.remove_partial(&key);
         let blob = Blob::new(size, home, cvs, false);
         let hold = BlobHold { hash, size, _token: Arc::clone(&blob.holds) };
@@ -172,6 +191,12 @@ impl Inner {
         index.known.learn_key(key, hash);
         if let Some(sha256) = partial::sha256_of(declared) {
             index.known.learn_sha256(sha256, hash);
+        }
+        drop(index);
+        match left {
+            Some(Home::Partial(key)) => self.remove_partial_directory(&key),
+            Some(Home::Received(key)) => drop(std::fs::remove_file(self.layout.received_blob(&key, &hash))),
+            Some(Home::Sealed) | None => {}
         }
         hold
     }

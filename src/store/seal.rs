@@ -96,9 +96,10 @@ impl Inner {
             .collect()
     }
 
-    /// Hashes what an earlier process left. Wrong bytes are dropped and the models that named them withdrawn.
+    /// Hashes what an earlier process left. Wrong bytes are dropped and the models that named them withdrawn; what cannot be read now
+    /// waits.
     fn recheck_suspects(&self, items: &mut Vec<Item>) -> Result<(), StoreError> {
-        let mut wrong = Vec::new();
+        let (mut wrong, mut unread) = (Vec::new(), Vec::new());
         for item in items.iter().filter(|item| item.suspect) {
             let path = self.place(item.home, &item.hash);
             let right = BlobReader::open(&item.hash, &path, item.cvs.clone(), &self.layout.outboard(&item.hash))
@@ -109,13 +110,17 @@ impl Inner {
                         blob.suspect = false;
                     }
                 }
-                Err(_) => wrong.push(item.hash),
+                Err(StoreError::Corrupt { .. }) => wrong.push(item.hash),
+                Err(error) => {
+                    self.unread(&item.hash, &error);
+                    unread.push(item.hash);
+                }
             }
         }
         for hash in &wrong {
             self.quarantine_blob(hash, "recovery")?;
         }
-        items.retain(|item| !wrong.contains(&item.hash));
+        items.retain(|item| !wrong.contains(&item.hash) && !unread.contains(&item.hash));
         Ok(())
     }
 

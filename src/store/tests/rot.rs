@@ -225,6 +225,93 @@ fn outboards_manifests_and_trees_are_verified_too() {
     drop(store);
 }
 
+/// What an earlier process left, out of reach for a while: where a small file is there is a directory, which can be opened and not
+/// be read; where a large one is, a link that leads nowhere.
+fn unreadable(path: &Path, large: bool, then: impl FnOnce()) {
+    let aside = path.with_extension("aside");
+    std::fs::rename(path, &aside).unwrap();
+    if large {
+        std::os::unix::fs::symlink(path, path).unwrap();
+    } else {
+        std::fs::create_dir(path).unwrap();
+    }
+    then();
+    if large {
+        std::fs::remove_file(path).unwrap();
+    } else {
+        std::fs::remove_dir(path).unwrap();
+    }
+    std::fs::rename(&aside, path).unwrap();
+}
+
+#[test]
+fn bytes_that_cannot_be_read_now_are_neither_used_nor_thrown_away() {
+    for large in [false, true] {
+        let fixture = Fixture::new();
+        let bytes = noise(1, if large { 2 * GROUP_BYTES as usize } else { 700 });
+        let other = noise(2, 900);
+        let store = fixture.open("one");
+        publish(&store, "m", &[("model.safetensors", &bytes)]).unwrap();
+        publish(&store, "other", &[("config.json", &other)]).unwrap();
+        let (hash, layout) = (Hash::of(&bytes), &store.inner.layout);
+        let path =
+            if large { layout.partial(&key(&bytes)).join("data") } else { layout.received_blob(&key(&bytes), &hash) };
+        drop(store);
+        let store = fixture.open("one");
+        unreadable(&path, large, || {
+            assert!(store.hold(&hash).is_none(), "it is not used");
+            // The others become durable, and nothing of it is taken for wrong.
+            store.flush().unwrap();
+            let durable: Vec<bool> = store.models().iter().map(|model| model.durable).collect();
+            assert_eq!(durable.iter().filter(|durable| **durable).count(), 1, "{durable:?}");
+            assert_eq!(store.usage().quarantined, 0);
+        });
+        assert!(store.hold(&hash).is_some(), "it was well all the time");
+        store.flush().unwrap();
+        assert!(store.models().iter().all(|model| model.durable) && store.models().len() == 2);
+        assert_eq!(fixture.verify().faults, []);
+    }
+}
+
+#[test]
+fn what_could_not_be_read_is_replaced_by_what_is_fetched_again() {
+    let fixture = Fixture::new();
+    let bytes = noise(1, 700);
+    let files: [(&str, &[u8]); 1] = [("config.json", &bytes)];
+    let store = fixture.open("one");
+    publish(&store, "m", &files).unwrap();
+    let path = store.inner.layout.received_blob(&key(&bytes), &Hash::of(&bytes));
+    drop(store);
+    let store = fixture.open("one");
+    let before = store.usage();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let other = FlightKey::new(&Tenant::default(), &origin(), "elsewhere", "s:1", bytes.len() as u64);
+    let reservation = store.reserve(store.cost_to_begin(&other, bytes.len() as u64), &[other]).unwrap();
+    let hold = store.put_small(other, &bytes, &[], &reservation).unwrap();
+    drop(reservation);
+    assert_eq!((store.usage().blobs, store.usage().reserved), (before.blobs, 0), "charged once");
+    drop(hold);
+    let model = publish(&store, "m", &files).unwrap();
+    assert!(is_right(&model, &files));
+}
+
+#[test]
+fn a_bad_sector_is_told_from_wrong_bytes() {
+    let (_fixture, store, large, _) = damaged(0);
+    let reader = store.open_blob(&Hash::of(&large)).unwrap();
+    let said = |code| reader.unreadable(std::io::Error::from_raw_os_error(code));
+    for code in [libc::EIO, libc::EILSEQ] {
+        let error = said(code);
+        assert!(matches!(error, StoreError::Medium { .. }) && error.kind() == ErrorKind::Corrupt, "{error}");
+    }
+    for code in [libc::EMFILE, libc::ENOMEM] {
+        assert!(matches!(said(code), StoreError::Io { .. }));
+    }
+    let short = reader.unreadable(std::io::ErrorKind::UnexpectedEof.into());
+    assert!(matches!(short, StoreError::Corrupt { .. }));
+}
+
 #[test]
 fn bytes_left_by_a_killed_process_are_hashed_before_they_are_used() {
     let fixture = Fixture::new();
