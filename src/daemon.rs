@@ -71,6 +71,8 @@ pub async fn serve(settings: Settings, announce: impl Fn(&str)) -> anyhow::Resul
         Engines::new(config, store, &origins, metrics)?
     };
     let access = Access::new(settings.access.clone(), origins, withdraw(&store));
+    let limits = access.clone();
+    engines.limit(Box::new(move |scope| limits.bytes_max(scope)));
     let jobs = {
         let (config, access) = (settings.prewarm.clone(), access.clone());
         Jobs::new(config, store.clone(), access, fetcher.clone(), Arc::clone(&metrics), gate.clone())

@@ -4,17 +4,12 @@ use std::ffi::OsString;
 use std::io::ErrorKind as Io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
 
-use super::args::{BundlesArgs, CommandArgs, RunArgs};
-use super::engine::{asked, settings};
-use super::target;
+use super::args::RunArgs;
+use super::engine::{asked, library, settings};
 use crate::base::lifecycle::supervise;
-use crate::doors::client::DaemonLibrary;
 use crate::engines::fingerprint::{Fingerprint, Scene};
 use crate::engines::run::{Ended, Options, Request, pass_on_here};
-use crate::engines::{Library, LocalLibrary, Trust};
-use crate::origin::Origins;
 use crate::sys::signals::{Held, die_of};
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
@@ -84,16 +79,20 @@ async fn request(args: RunArgs) -> Request {
         Fingerprint::take(&scene, &asked, &profiles).map_err(|error| error.to_string())
     });
     let fingerprint = fingerprint.await.unwrap_or_else(|panicked| Err(panicked.to_string()));
-    let signs = || settings(&args.command).is_ok_and(|settings| settings.engines.signing_key_file.is_some());
-    if !args.quiet && !args.sign && args.bundles.root.is_some() && args.bundles.daemon.daemon.is_none() && signs() {
+    let config = args.command.config.as_deref();
+    let signs = || settings(config).is_ok_and(|settings| settings.engines.signing_key_file.is_some());
+    if !args.quiet && !args.sign && args.library.root.is_some() && args.library.daemon.daemon.is_none() && signs() {
         eprintln!(
             "preheat: nothing is signed: this process is the command's user, who could take the key; let a daemon sign, or give --sign"
         );
     }
-    let library = supervise("open the library", library(&args.bundles, &args.command, args.sign));
-    let library = library.await.unwrap_or_else(|panicked| Err(panicked.to_string()));
+    let opened = supervise("open the library", library(&args.library, config, args.sign));
+    let library = match opened.await {
+        Ok(opened) => opened.map_err(|error| error.to_string()),
+        Err(panicked) => Err(panicked.to_string()),
+    };
     let options = Options {
-        lookup_timeout: args.bundles.lookup_timeout.0,
+        lookup_timeout: args.lookup_timeout.0,
         ready: args.ready,
         ready_timeout: args.ready_timeout.0,
         settle: args.settle.0,
@@ -107,33 +106,4 @@ async fn request(args: RunArgs) -> Request {
         report: args.report,
     };
     Request { argv: args.argv, scene, fingerprint, library, options }
-}
-
-/// Where bundles are, or why there is no such place: the daemon that is named, the root that is named, a daemon that is there.
-///
-/// `sign`: a store of one's own signs, with a key that whoever is the command's user could take.
-pub(super) async fn library(args: &BundlesArgs, command: &CommandArgs, sign: bool) -> Result<Arc<dyn Library>, String> {
-    let named = args.daemon.daemon.is_some();
-    let mut config = settings(command).map_err(|error| error.to_string())?;
-    if let (false, Some(root)) = (named, &args.root) {
-        if !sign {
-            config.engines.signing_key_file = None;
-            config.engines.publish.clear();
-        }
-        let origins = Origins::unguarded(config.origins).map_err(|error| format!("origins: {error}"))?;
-        let library = LocalLibrary::open(root, config.engines, origins);
-        let library = library.await.map_err(|error| format!("the root {} is of no use: {error}", root.display()))?;
-        return Ok(Arc::new(library));
-    }
-    let daemons = target::candidates(&args.daemon).map_err(|error| error.to_string())?;
-    let trust = Trust::new(&config.engines).map_err(|error| error.to_string())?;
-    let mut reason = "there is no daemon and no --root, so that there are no bundles".to_owned();
-    for client in daemons {
-        // One that hangs is treated as none.
-        match target::answered(&client, target::patience(&args.daemon), client.node()).await {
-            Ok(_) => return Ok(Arc::new(DaemonLibrary::new(client).with_trust(trust))),
-            Err(error) => reason = format!("the daemon {client} is of no use: {error:#}"),
-        }
-    }
-    Err(reason)
 }

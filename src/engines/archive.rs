@@ -12,8 +12,10 @@
 
 use std::io::{Read, Write};
 
+use super::in_place::IN_PLACE_FILES_MOST;
 use super::library::BundleRef;
-use super::packing::{Packing, Piece};
+use super::packing::Piece;
+use super::packs::Packs;
 use super::service::Engines;
 use super::{EngineError, shelf};
 use crate::digest::Hash;
@@ -87,12 +89,10 @@ pub fn export(
     pack: &mut dyn Read,
     to: &mut dyn Write,
 ) -> Result<u64, EngineError> {
-    let Some(expected) = bundle.pack else {
-        return Err(EngineError::refused("bundle", "it is used in place and has no pack"));
-    };
+    let size = bundle.manifest.total_bytes();
     let document = bundle.to_json();
     let signature = signature.map(Signature::to_json).unwrap_or_default();
-    let head = format!("{MAGIC}{} {} {}\n", document.len(), signature.len(), expected.size);
+    let head = format!("{MAGIC}{} {} {}\n", document.len(), signature.len(), size);
     let (mut hasher, mut written) = (blake3::Hasher::new(), 0);
     let mut write = |bytes: &[u8]| {
         hasher.update(bytes);
@@ -102,7 +102,7 @@ pub fn export(
     write(head.as_bytes())?;
     write(&document)?;
     write(&signature)?;
-    let (mut buffer, mut left) = (vec![0; CHUNK], expected.size);
+    let (mut buffer, mut left) = (vec![0; CHUNK], size);
     while left > 0 {
         let piece = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK);
         pack.read_exact(&mut buffer[..piece]).map_err(|error| unreadable(&error))?;
@@ -146,19 +146,27 @@ impl Engines {
             .vouched(id, &document, signature.as_ref())
             .map_err(|why| EngineError::Denied { what: format!("bundle {id}"), why: why.to_string() })?;
         let bundle = Bundle::parse(&document)?;
-        let expected = bundle.pack.filter(|expected| expected.size == pack).ok_or_else(none)?;
+        let total = bundle.manifest.total_bytes();
+        if total != pack {
+            return Err(none());
+        }
         let limit = inner.policy.config().bundle_bytes_max.0;
-        if expected.size > limit {
-            let why = format!("has {} bytes, engines.bundle_bytes_max is {limit}", expected.size);
+        if total > limit {
+            let why = format!("has {total} bytes, engines.bundle_bytes_max is {limit}");
             return Err(EngineError::refused(format!("bundle {id}"), why));
         }
         if !operator {
             self.check_newest(scope, &bundle)?;
         }
         let files = bundle.manifest.files();
+        if bundle.pack.is_none() && files.len() > IN_PLACE_FILES_MOST {
+            let why = format!("is used in place and has more than {IN_PLACE_FILES_MOST} files");
+            return Err(EngineError::refused(format!("bundle {id}"), why));
+        }
+        let _claim = inner.claim(scope, &Tenant::node(), &bundle.key.digest(), total)?;
         let pieces = files.iter().map(|entry| Piece::Given { size: entry.size }).collect();
-        let mut packing = Packing::begin(&inner.store, &Tenant::node(), pieces, None)?;
-        let (mut buffer, mut left) = (vec![0; CHUNK], expected.size);
+        let mut packing = Packs::begin(&inner.store, &Tenant::node(), pieces, bundle.pack.is_none(), None)?;
+        let (mut buffer, mut left) = (vec![0; CHUNK], total);
         while left > 0 {
             let piece = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK);
             archive.exact(&mut buffer[..piece])?;
@@ -172,15 +180,18 @@ impl Engines {
         if last != *digest.as_bytes() || more > 0 {
             return Err(corrupt("its bytes are not those that its last line says"));
         }
-        let (pack, hashes) = packing.finish()?;
+        let (blobs, hashes) = packing.finish()?;
         let wrong = files.iter().zip(&hashes).find(|(entry, hash)| entry.blake3 != **hash);
         if let Some((entry, _)) = wrong {
             return Err(corrupt(format!("`{}` does not hash to what the document says", entry.path)));
         }
-        if pack.hash != expected.blake3 {
-            return Err(corrupt(format!("its pack hashes to {}, not {}", pack.hash, expected.blake3)));
+        let found = blobs.first().map(|pack| pack.hash);
+        if let Some(expected) = bundle.pack
+            && found != Some(expected.blake3)
+        {
+            return Err(corrupt(format!("its pack does not hash to {}", expected.blake3)));
         }
-        let held = shelf::put(&inner.store, &Tenant::node(), Some(scope), &bundle, signature.as_ref(), pack)?;
+        let held = shelf::put(&inner.store, &Tenant::node(), Some(scope), &bundle, signature.as_ref(), blobs)?;
         let key: Hash = bundle.key.digest();
         self.keep_versions(&Tenant::node(), &key);
         inner.reference(scope, &held)

@@ -12,13 +12,16 @@ use std::path::PathBuf;
 
 use tokio::sync::OwnedMutexGuard;
 
+use super::in_place::IN_PLACE_FILES_MOST;
 use super::library::{BundleRef, Captured, Draft};
-use super::packing::{Packing, Piece};
+use super::packing::Piece;
+use super::packs::Packs;
+use super::quota::Claim;
 use super::service::{Engines, visible};
 use super::shelf::{self, Held};
 use super::{EngineError, blocking, now};
 use crate::digest::Hash;
-use crate::model::engine::BundleKind;
+use crate::model::engine::{BundleKind, EngineKey};
 use crate::model::{Bundle, BundleId, FilePath, Kind, Manifest, ManifestEntry, Pack, Producer, SigningKey, Tenant};
 use crate::sys::mutant::mutant;
 use crate::telemetry::metrics::Which;
@@ -39,13 +42,15 @@ pub struct Capturing {
     scope: Tenant,
     draft: Draft,
     /// Begun with the first byte: room is made for what comes, not for what is announced.
-    packing: Option<Packing>,
+    packs: Option<Packs>,
+    in_place: bool,
     /// All files of the pack, in its order.
     files: Vec<Planned>,
     /// The pack that some of them are taken over from.
     union: Option<(File, PathBuf)>,
     /// What there was under the key.
     before: Option<Held>,
+    _claim: Claim,
     _turn: OwnedMutexGuard<()>,
 }
 
@@ -114,14 +119,19 @@ impl Engines {
                     return stays(Captured::Existed { bundle });
                 }
             }
-            let union = before.as_ref().filter(|before| {
-                draft.key.kind() == BundleKind::Kernel && !draft.refresh && draft.base != Some(before.id)
-            });
+            let union = before.as_ref().filter(|before| !draft.refresh && takes_over(&draft, before));
             let mut files = plan(&draft, union);
             shed(&mut files, engines.inner.policy.config().bundle_bytes_max.0);
-            let union = union.map(Held::open_pack).transpose()?;
-            let packing = None;
-            Ok(Begun::Wanted(Box::new(Capturing { engines, scope, draft, packing, files, union, before, _turn: turn })))
+            let total: u64 = files.iter().map(|file| file.size).sum();
+            let keeper = engines.inner.keeper(&scope, &draft.key);
+            let _claim = engines.inner.claim(&scope, &keeper, &draft.key.digest(), total)?;
+            let in_place = draft.in_place && files.len() <= IN_PLACE_FILES_MOST;
+            // From a pack files are taken over by their bytes, from a tree by their blobs; the one does not become the other.
+            let union = union.filter(|_| !in_place).map(Held::open_pack).transpose()?;
+            let packs = None;
+            let capturing =
+                Capturing { engines, scope, draft, packs, in_place, files, union, before, _claim, _turn: turn };
+            Ok(Begun::Wanted(Box::new(capturing)))
         })
         .await
     }
@@ -152,6 +162,11 @@ impl Engines {
 }
 
 impl super::service::Inner {
+    /// The scope that will have what a scope captures.
+    fn keeper(&self, scope: &Tenant, key: &EngineKey) -> Tenant {
+        if self.policy.signs_key_for(scope, key).is_some() { Tenant::node() } else { scope.clone() }
+    }
+
     /// Whether a bundle that is here is this node's to publish for a scope.
     fn publishes(&self, scope: &Tenant, held: &Held) -> bool {
         let signer = held.signature.as_ref().map(|signature| signature.signer);
@@ -164,7 +179,7 @@ impl super::service::Inner {
         for model in shelf::records(&self.store, &visible(scope), Some(&key)) {
             let Some(held) = self.read(&model)?.filter(|held| held.bundle.key.digest() == key) else { continue };
             let bundle = self.reference(scope, &held)?;
-            if held.bundle.pack.is_some() && self.verdict(scope, &held, &bundle.standing).is_ok() {
+            if self.verdict(scope, &held, &bundle.standing).is_ok() {
                 return Ok(Some(held));
             }
         }
@@ -180,22 +195,16 @@ impl Capturing {
     /// # Errors
     /// More than the draft says; the store.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
-        self.packing()?.push(bytes)
+        self.packs()?.push(bytes)
     }
 
-    /// Bytes that are still to come.
-    #[must_use]
-    pub fn announced(&self) -> u64 {
-        self.draft.files.iter().map(|file| file.size).sum()
-    }
-
-    fn packing(&mut self) -> Result<&mut Packing, EngineError> {
-        if self.packing.is_none() {
+    fn packs(&mut self) -> Result<&mut Packs, EngineError> {
+        if self.packs.is_none() {
             let pieces = self.files.iter().map(Planned::piece).collect();
             let store = &self.engines.inner.store;
-            self.packing = Some(Packing::begin(store, &self.scope, pieces, self.union.take())?);
+            self.packs = Some(Packs::begin(store, &self.scope, pieces, self.in_place, self.union.take())?);
         }
-        self.packing.as_mut().ok_or(EngineError::Defect)
+        self.packs.as_mut().ok_or(EngineError::Defect)
     }
 
     /// All bytes are in. Their number is held against the draft's.
@@ -223,10 +232,10 @@ impl Capturing {
     /// The bundle, on the node. Also what is to be published of it.
     fn shelve(mut self) -> Result<(Captured, Option<Publication>), EngineError> {
         // All of its files may be empty.
-        self.packing()?;
-        let Self { engines, scope, draft, packing, files, before, _turn, .. } = self;
+        self.packs()?;
+        let Self { engines, scope, draft, packs, in_place, files, before, _claim, _turn, .. } = self;
         let inner = &engines.inner;
-        let (pack, hashes) = packing.ok_or(EngineError::Defect)?.finish()?;
+        let (blobs, hashes) = packs.ok_or(EngineError::Defect)?.finish()?;
         let entries: Vec<ManifestEntry> = files.iter().zip(hashes).map(|(file, hash)| file.entry(hash)).collect();
         let manifest = Manifest::new(Kind::Bundle, entries).map_err(|error| EngineError::Document(error.into()))?;
         if let Some(before) = before.as_ref().filter(|before| before.bundle.manifest == manifest) {
@@ -241,7 +250,7 @@ impl Capturing {
         let bundle = Bundle {
             key: draft.key,
             manifest,
-            pack: Some(Pack { blake3: pack.hash, size: pack.size }),
+            pack: blobs.first().filter(|_| !in_place).map(|pack| Pack { blake3: pack.hash, size: pack.size }),
             base: draft.base,
             producer: Producer { scope: scope.clone(), preheat: env!("CARGO_PKG_VERSION").to_owned() },
             // Later than what it takes the place of, whatever the clock says: else it could be the same document again.
@@ -252,7 +261,7 @@ impl Capturing {
         let signature = inner.policy.signs_for(&scope, &bundle).map(|key: &SigningKey| key.sign(&bundle.to_json()));
         // What is vouched for is everybody's on this node; the rest is who captured it's.
         let keeper = if signature.is_some() { Tenant::node() } else { scope.clone() };
-        let held = shelf::put(&inner.store, &keeper, Some(&scope), &bundle, signature.as_ref(), pack)?;
+        let held = shelf::put(&inner.store, &keeper, Some(&scope), &bundle, signature.as_ref(), blobs)?;
         engines.keep_versions(&keeper, &bundle.key.digest());
         let reference: BundleRef = inner.reference(&scope, &held)?;
         let captured = Captured::Created { bundle: reference, taken_over, conflicts };
@@ -338,6 +347,16 @@ fn same_files(draft: &Draft, before: &Held) -> bool {
                 && Some(ours.mode & MODE_MASK) == theirs.mode
                 && Some(ours.mtime_ns) == theirs.mtime_ns
         })
+}
+
+/// Whether files of the bundle before belong into the new one. Kernels of others do; and what was shown in place to the engine, which
+/// has made something beside it, is not in the draft although it is still there.
+fn takes_over(draft: &Draft, before: &Held) -> bool {
+    let in_place = before.bundle.pack.is_none();
+    match draft.key.kind() {
+        BundleKind::Kernel => !in_place && draft.base != Some(before.id),
+        BundleKind::Graph => in_place && draft.in_place && draft.base == Some(before.id),
+    }
 }
 
 /// The draft's files and, of the bundle before, those whose entry the draft does not have.

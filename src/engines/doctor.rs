@@ -73,6 +73,7 @@ pub fn examine(scene: &Scene, fingerprint: &Fingerprint) -> Vec<Finding> {
     let mut found = Vec::new();
     unknown(fingerprint, &mut found);
     environment(scene, fingerprint, &mut found);
+    super::volatile::arguments(scene, fingerprint, &mut found);
     model(scene, fingerprint, &mut found);
     directories(scene, fingerprint, &mut found);
     if fingerprint.facts.value("toolchain.gcc") == Some("none") && fingerprint.facts.value("gpu.name") == Some("none") {
@@ -200,7 +201,7 @@ fn directories(scene: &Scene, fingerprint: &Fingerprint, found: &mut Vec<Finding
 }
 
 /// A part of a path that belongs to one pod, process or digest.
-fn varying(scene: &Scene, path: &str) -> Option<String> {
+pub(super) fn varying(scene: &Scene, path: &str) -> Option<String> {
     let names = ["HOSTNAME", "POD_NAME", "POD_UID", "NODE_NAME", "POD_IP"];
     let known = names.iter().filter_map(|name| scene.variable(name)).filter(|value| value.len() >= 3);
     if let Some(value) = known.into_iter().find(|value| path.split('/').any(|part| part.contains(value))) {
@@ -282,7 +283,15 @@ mod tests {
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let model = format!("/hub/models--a--b/snapshots/{commit}");
         let found = checks(&[("VLLM_DISABLE_COMPILE_CACHE", "0")], &["vllm", "serve", &model]);
-        let scolded = ["volatile-environment", "cache-path", "model-path", "switch", "shared-file-system"];
+        let scolded = [
+            "volatile-environment",
+            "cache-path",
+            "model-path",
+            "switch",
+            "shared-file-system",
+            "volatile-argument",
+            "output-argument",
+        ];
         assert!(found.iter().all(|(check, _)| !scolded.contains(check)), "{found:?}");
     }
 }

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::base::ErrorKind;
+use crate::base::units::ByteSize;
 use crate::model::source::SourceError;
-use crate::model::{BundleError, SignatureError};
+use crate::model::{BundleError, SignatureError, Tenant};
 use crate::store::StoreError;
 
 /// Errors of the library.
@@ -68,6 +69,21 @@ pub enum EngineError {
         /// Which.
         path: PathBuf,
     },
+    /// The scope has as many bytes on the node as it may.
+    #[error(
+        "scope {scope} may bring {most} to this node and has {used}; this bundle has {needed}: evict one of its models or bundles, or \
+         have the operator raise access.bytes_max"
+    )]
+    Quota {
+        /// Whose.
+        scope: Tenant,
+        /// What it may have.
+        most: ByteSize,
+        /// What it has, and has under way.
+        used: ByteSize,
+        /// Size of the bundle.
+        needed: ByteSize,
+    },
     /// The target file system is too small.
     #[error("no space for {needed} bytes at {}: {available} are available", path.display())]
     NoSpace {
@@ -112,7 +128,7 @@ impl EngineError {
             Self::Refused { .. } => ErrorKind::Invalid,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Changed { .. } => ErrorKind::Conflict,
-            Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::NoSpace { .. } | Self::Quota { .. } => ErrorKind::NoSpace,
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::Remote { kind, .. } => *kind,
             Self::Defect => ErrorKind::Internal,
@@ -123,7 +139,7 @@ impl EngineError {
         Self::Io { action, path: path.to_owned(), source }
     }
 
-    pub(super) fn refused(what: impl Into<String>, why: impl Into<String>) -> Self {
+    pub(crate) fn refused(what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Refused { what: what.into(), why: why.into() }
     }
 }

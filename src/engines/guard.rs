@@ -201,15 +201,39 @@ impl Guard {
         Ok((standing, unfinished))
     }
 
+    /// Takes back what is said against a bundle: what `scope` says, and with `all` what everybody does. Attempts that were broken off
+    /// speak against it too. Says whose word was taken back.
+    pub(super) fn release(&self, scope: &Tenant, bundle: &BundleId, all: bool) -> Result<Vec<Tenant>, EngineError> {
+        let scopes = if all { self.scopes()? } else { vec![scope.clone()] };
+        let mut released = Vec::new();
+        for scope in scopes {
+            let before = self.read(&scope, bundle)?;
+            if before.standing == Standing::Clean && before.attempts.is_empty() && !before.doubted {
+                continue;
+            }
+            self.change(&scope, bundle, |record| {
+                (record.standing, record.for_all, record.doubted) = (Standing::Clean, false, false);
+                record.attempts.clear();
+            })?;
+            released.push(scope);
+        }
+        Ok(released)
+    }
+
     fn others(&self, bundle: &BundleId) -> Result<Vec<Record>, EngineError> {
+        // One that is nobody's in particular may be the same user as another.
+        self.scopes()?.iter().filter(|scope| scope.is_somebody()).map(|scope| self.read(scope, bundle)).collect()
+    }
+
+    /// Scopes that have said anything.
+    fn scopes(&self) -> Result<Vec<Tenant>, EngineError> {
         let entries = match fs::read_dir(&self.directory) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(|error| EngineError::io("list", &self.directory, error))?,
         };
-        let scopes = entries.filter_map(|entry| Tenant::try_from(entry.ok()?.file_name().into_string().ok()?).ok());
-        // One that is nobody's in particular may be the same user as another.
-        let scopes = scopes.filter(Tenant::is_somebody);
-        scopes.map(|scope| self.read(&scope, bundle)).collect()
+        let scope =
+            |entry: std::io::Result<fs::DirEntry>| Tenant::try_from(entry.ok()?.file_name().into_string().ok()?).ok();
+        Ok(entries.filter_map(scope).collect())
     }
 
     /// Removes all records of a bundle that is gone.
@@ -305,6 +329,25 @@ mod tests {
         assert!(is_bad(&guard, &one, &bundle) && !is_bad(&guard, &third, &bundle));
         end(&other, quarantine());
         assert!(is_bad(&guard, &third, &bundle));
+    }
+
+    #[test]
+    fn what_is_released_is_clean_for_who_may_say_so() {
+        let root = tempfile::tempdir().unwrap();
+        let (guard, bundle) = (guard(root.path(), "a"), BundleId::from(Hash::of(b"bundle")));
+        let [one, other, third] = scopes();
+        for scope in [&one, &other] {
+            let attempt = guard.begin(scope, &bundle).unwrap();
+            guard.end(scope, &bundle, &attempt, quarantine(), false).unwrap();
+        }
+        assert_eq!(guard.release(&one, &bundle, false).unwrap(), std::slice::from_ref(&one));
+        assert!(!is_bad(&guard, &one, &bundle) && is_bad(&guard, &other, &bundle) && !is_bad(&guard, &third, &bundle));
+        guard.begin(&third, &bundle).unwrap();
+        let mut all = guard.release(&one, &bundle, true).unwrap();
+        all.sort();
+        assert_eq!(all, [other, third.clone()]);
+        assert_eq!(guard.standing(&third, &bundle).unwrap(), (Standing::Clean, Vec::new()));
+        assert!(guard.release(&one, &bundle, true).unwrap().is_empty());
     }
 
     #[test]

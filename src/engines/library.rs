@@ -8,10 +8,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::in_place::InPlace;
 use super::{CaptureRoot, EngineError, Restored};
 use crate::digest::Hash;
 use crate::model::engine::{BundleKind, EngineKey};
 use crate::model::{Bundle, BundleId, Evidence, FilePath, Secret, Signature, Signer, Tenant};
+use crate::store::Pin;
 
 /// A bundle, as far as a decision about it needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -50,6 +52,9 @@ pub struct BundleRef {
     /// still under way are among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unfinished: Vec<u64>,
+    /// What keeps it from being evicted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<Pin>,
     /// It has been let off once: see [`AttemptEnd::Doubt`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub doubted: bool,
@@ -206,6 +211,8 @@ pub struct Capture {
     pub secrets: Vec<(String, Secret)>,
     /// Replace what is there.
     pub refresh: bool,
+    /// Make every file a blob of its own, so that it is used where it lies and not copied.
+    pub in_place: bool,
 }
 
 /// A file of a capture, before its bytes are known.
@@ -242,6 +249,10 @@ pub struct Draft {
     /// Replace what is there.
     #[serde(default)]
     pub refresh: bool,
+    /// Make every file a blob of its own, so that it is used where it lies and not copied; with more than 512 files they are packed
+    /// all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_place: bool,
 }
 
 /// What became of a capture.
@@ -365,6 +376,14 @@ pub trait Library: Send + Sync + std::fmt::Debug {
     /// `Denied` for what may no longer be restored, `Corrupt`, `NoSpace`, I/O.
     async fn restore(&self, bundle: &BundleRef, into: &Path) -> Result<Restored, EngineError>;
 
+    /// Shows a bundle that is used in place where the store has it, every file verified.
+    ///
+    /// # Errors
+    /// As for [`Library::restore`]; `Refused` for a bundle that has a pack, or a store that cannot be read from here.
+    async fn in_place(&self, bundle: &BundleRef) -> Result<InPlace, EngineError> {
+        Err(EngineError::refused(format!("bundle {}", bundle.id), "this library shows none in place"))
+    }
+
     /// Captures what is below the roots.
     ///
     /// # Errors
@@ -382,6 +401,39 @@ pub trait Library: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `NotFound`, I/O.
     async fn end_attempt(&self, bundle: &BundleId, attempt: &AttemptId, end: AttemptEnd) -> Result<(), EngineError>;
+
+    /// Releases a bundle from quarantine and suspicion: the caller's own word, and an operator everybody's.
+    ///
+    /// # Errors
+    /// `NotFound`, `Denied`, I/O.
+    async fn release(&self, bundle: &BundleId, reason: &str) -> Result<BundleRef, EngineError> {
+        let _ = reason;
+        Err(EngineError::refused(format!("bundle {bundle}"), "this library releases none"))
+    }
+
+    /// Pins a bundle; with seconds it is a lease, which ends by itself.
+    ///
+    /// # Errors
+    /// `NotFound`, `Denied`, those of the store.
+    async fn pin(
+        &self,
+        bundle: &BundleId,
+        name: &str,
+        reason: &str,
+        lease: Option<u64>,
+    ) -> Result<BundleRef, EngineError> {
+        let _ = (name, reason, lease);
+        Err(EngineError::refused(format!("bundle {bundle}"), "this library pins none"))
+    }
+
+    /// Takes a pin away.
+    ///
+    /// # Errors
+    /// `NotFound`, `Denied`, those of the store.
+    async fn unpin(&self, bundle: &BundleId, name: &str) -> Result<BundleRef, EngineError> {
+        let _ = name;
+        Err(EngineError::refused(format!("bundle {bundle}"), "this library pins none"))
+    }
 
     /// All bundles of this node that the caller may know, with their keys, newest first.
     ///

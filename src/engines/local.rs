@@ -14,12 +14,13 @@ use super::library::{
 };
 use super::publishing::Damaged;
 use super::sending::{Sending, until_settled};
-use super::unpacking::{Restored, unpack};
-use super::{Begun, EngineError, Engines, blocking};
+use super::unpacking::{Restored, unpack, unpack_stream};
+use super::{Begun, Decider, EngineError, Engines, InPlace, Opened, blocking, pack_of};
+use crate::base::ErrorKind;
 use crate::model::engine::EngineKey;
 use crate::model::{BundleId, Tenant};
 use crate::origin::Origins;
-use crate::store::{Holder, Options, Store, StoreError};
+use crate::store::{Holder, Options, Pin, Store, StoreError};
 use crate::sys::peer::own_uid;
 use crate::telemetry::metrics::Metrics;
 
@@ -117,7 +118,27 @@ impl Library for LocalLibrary {
         // The pack stays open, and the store is free for others while it is unpacked.
         self.close(store).await?;
         let (opened, into) = (opened?, into.to_owned());
-        blocking(move || unpack(&opened.document, &opened.pack.0, &into)).await
+        blocking(move || match (&opened.pack, &opened.files) {
+            (Some((pack, _)), _) => unpack(&opened.document, pack, &into),
+            (None, Some(files)) => unpack_stream(&opened.document, pack_of(&opened.document, files).as_mut(), &into),
+            (None, None) => Err(EngineError::Defect),
+        })
+        .await
+    }
+
+    async fn in_place(&self, bundle: &BundleRef) -> Result<InPlace, EngineError> {
+        let store = self.engines().await?;
+        let opened = store.0.open(&self.scope, &bundle.id).await;
+        self.close(store).await?;
+        let Opened { document, files, .. } = opened?;
+        let shown = blocking(move || InPlace::verify(&document, files.as_deref())).await;
+        if shown.as_ref().is_err_and(|error| error.kind() == ErrorKind::Corrupt) {
+            let store = self.engines().await?;
+            let rechecked = store.0.recheck(&self.scope, &bundle.id).await;
+            self.close(store).await?;
+            rechecked?;
+        }
+        shown
     }
 
     async fn capture(&self, capture: Capture) -> Result<Captured, EngineError> {
@@ -135,6 +156,35 @@ impl Library for LocalLibrary {
     async fn end_attempt(&self, bundle: &BundleId, attempt: &AttemptId, end: AttemptEnd) -> Result<(), EngineError> {
         let store = self.engines().await?;
         let outcome = store.0.end_attempt(&self.scope, false, bundle, attempt, end).await;
+        self.close(store).await?;
+        outcome
+    }
+
+    async fn release(&self, bundle: &BundleId, reason: &str) -> Result<BundleRef, EngineError> {
+        let store = self.engines().await?;
+        let outcome = store.0.release(&self.decider(), bundle, reason).await;
+        self.close(store).await?;
+        outcome
+    }
+
+    async fn pin(
+        &self,
+        bundle: &BundleId,
+        name: &str,
+        reason: &str,
+        lease: Option<u64>,
+    ) -> Result<BundleRef, EngineError> {
+        let expires_at = lease.map(|seconds| super::now().saturating_add(seconds));
+        let pin = Pin { id: name.to_owned(), reason: reason.to_owned(), expires_at, in_memory: false };
+        let store = self.engines().await?;
+        let outcome = store.0.pin(&self.decider(), bundle, pin).await;
+        self.close(store).await?;
+        outcome
+    }
+
+    async fn unpin(&self, bundle: &BundleId, name: &str) -> Result<BundleRef, EngineError> {
+        let store = self.engines().await?;
+        let outcome = store.0.unpin(&self.decider(), bundle, name).await;
         self.close(store).await?;
         outcome
     }
@@ -157,7 +207,12 @@ impl Library for LocalLibrary {
         let store = self.engines().await?;
         let opened = store.0.open(&self.scope, bundle).await;
         self.close(store).await?;
-        Ok(Box::new(opened?.pack.0))
+        let opened = opened?;
+        match (opened.pack, opened.files) {
+            (Some((pack, _)), _) => Ok(Box::new(pack)),
+            (None, Some(files)) => Ok(pack_of(&opened.document, &files)),
+            (None, None) => Err(EngineError::Defect),
+        }
     }
 
     async fn import(&self, mut archive: Box<dyn Read + Send>) -> Result<BundleRef, EngineError> {
@@ -175,6 +230,11 @@ impl Library for LocalLibrary {
 }
 
 impl LocalLibrary {
+    /// Who may write to a root looks after it.
+    fn decider(&self) -> Decider {
+        Decider { scope: self.scope.clone(), operator: true }
+    }
+
     async fn capture_once(&self, capture: &Arc<Capture>) -> Result<Captured, EngineError> {
         let listed = Arc::clone(capture);
         let (mut sending, draft) = blocking(move || Sending::prepare(&listed)).await?;

@@ -24,13 +24,17 @@ mod error;
 pub mod fingerprint;
 mod gather;
 mod guard;
+mod in_place;
+mod keeping;
 mod library;
 mod local;
 mod packing;
+mod packs;
 mod policy;
 mod prewarm;
 pub mod profile;
 mod publishing;
+mod quota;
 mod roots;
 pub mod run;
 mod secrets;
@@ -40,19 +44,24 @@ mod service;
 mod shared;
 mod shelf;
 mod trust;
+mod under_way;
 mod unpacking;
+mod volatile;
 
 pub use archive::export;
 pub use capture::{Begun, Capturing};
 pub use config::{Config, SignerConfig};
 pub use error::EngineError;
 pub use gather::{CaptureRoot, Gathered, GatheredFile, gather, is_passing};
+pub use in_place::{IN_PLACE_FILES_MOST, InPlace, pack_of};
+pub use keeping::Decider;
 pub use library::{
     AttemptEnd, AttemptId, BundleRef, BundleView, Capture, Captured, Draft, DraftFile, Library, Lookup, Near, Outcome,
     Refusal, Refused, RunReport, Standing,
 };
 pub use local::LocalLibrary;
-pub use prewarm::{Missing, Prewarmed};
+pub use prewarm::{Fetching, Missing, Prewarmed};
+pub use quota::Limit;
 pub use roots::{Root, roots};
 pub use sending::{Sending, until_settled};
 pub use service::{Engines, Opened};

@@ -63,6 +63,14 @@ fn own_key(scope: &Tenant, size: u64) -> FlightKey {
 // === impl Piece ===
 
 impl Piece {
+    /// Bytes that are still to come.
+    pub(super) fn given(&self) -> u64 {
+        match self {
+            Self::Given { size } => *size,
+            Self::Held { .. } => 0,
+        }
+    }
+
     fn size(&self) -> u64 {
         match self {
             Self::Given { size } | Self::Held { size, .. } => *size,

@@ -14,6 +14,7 @@ use super::EngineError;
 use super::config::Config;
 use super::library::Refusal;
 use super::shelf::{Held, read_limited};
+use crate::model::engine::EngineKey;
 use crate::model::{Bundle, BundleId, Signature, Signer, SigningKey, Tenant};
 use crate::sys::mutant::mutant;
 use crate::sys::peer::own_uid;
@@ -66,7 +67,12 @@ impl Policy {
 
     /// The key, if captures of this scope are signed and published. `asserted`: the engine key rests on a facts file.
     pub(super) fn signs_for(&self, scope: &Tenant, bundle: &Bundle) -> Option<&SigningKey> {
-        let stated = bundle.key.is_asserted() && !mutant("asserted_published");
+        self.signs_key_for(scope, &bundle.key)
+    }
+
+    /// The same before there is a bundle.
+    pub(super) fn signs_key_for(&self, scope: &Tenant, key: &EngineKey) -> Option<&SigningKey> {
+        let stated = key.is_asserted() && !mutant("asserted_published");
         let publishes = self.config.publish.contains(scope) && scope.is_somebody() && !stated;
         self.key.as_ref().filter(|_| publishes)
     }

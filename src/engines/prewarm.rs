@@ -20,6 +20,17 @@ pub enum Prewarmed {
     Refused(String),
 }
 
+/// How far the fetch of a bundle is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fetching {
+    /// Its size.
+    pub bytes_total: u64,
+    /// What of it is on the node.
+    pub bytes_done: u64,
+    /// Bytes a second since it began; 0: nothing has come yet.
+    pub bytes_per_second: f64,
+}
+
 /// What a bundle would take.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Missing {
@@ -66,6 +77,12 @@ impl Engines {
         }
         let size = self.size_at_origin(key).await?;
         Ok(size.map(|bytes| Missing { bytes, missing: bytes, bytes_per_second }))
+    }
+
+    /// How far the fetch of a key's bundle is, whoever has asked for it; `None`: none is under way.
+    #[must_use]
+    pub fn fetching(&self, key: &Hash) -> Option<Fetching> {
+        self.inner.fetching.now(key)
     }
 
     /// The newest bundle of a key that the scope may restore.

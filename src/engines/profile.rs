@@ -87,6 +87,9 @@ pub struct Directory {
     /// Files in it that are nobody else's business, as globs.
     #[serde(default)]
     pub ignore: Vec<String>,
+    /// What is compiled there is large and stays as it is: it is shown where the store has it, read-only, and not copied.
+    #[serde(default)]
+    pub in_place: bool,
 }
 
 /// How an engine says that it is ready; one of these.

@@ -9,6 +9,8 @@
 //! The places know no comparison of both: of two that replace at once one is lost, and its nodes have theirs all the same.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::capture::Publication;
@@ -112,7 +114,7 @@ impl Engines {
     /// Writes all of a bundle. False: another stands at its key, and stays there.
     async fn publish(&self, shared: &Shared, publication: &Publication) -> Result<bool, EngineError> {
         let Publication { held, replaces } = publication;
-        let (Some(signature), Some(pack)) = (&held.signature, held.bundle.pack) else { return Ok(false) };
+        let Some(signature) = &held.signature else { return Ok(false) };
         let key = held.bundle.key.digest();
         let existing = match (self.standing(shared, held).await?, replaces) {
             (Standing::Ours, _) => return Ok(true),
@@ -121,7 +123,9 @@ impl Engines {
             (Standing::Theirs(theirs), Some(Some(older))) if theirs == *older => Existing::Replace,
             (Standing::Theirs(_), _) => return Ok(false),
         };
-        self.publish_pack(shared, held, pack).await?;
+        for (pack, place) in held.packs() {
+            self.publish_pack(shared, pack, place).await?;
+        }
         // Replaced also where there is one: bytes of this name that are damaged would stay so.
         let document = Content::Bytes(held.document.to_vec().into());
         shared.put(&path(format!("bundles/{}.json", held.id))?, document, Existing::Replace).await?;
@@ -144,16 +148,18 @@ impl Engines {
             Err(error) => return Err(error),
         };
         let stands = if id == held.id { Standing::Ours } else { Standing::Theirs(id) };
-        let pack = match self.offered(shared, &key, id).await? {
-            Ok(Offered { bundle, .. }) => bundle.pack,
+        let packs = match self.offered(shared, &key, id).await? {
+            Ok(Offered { bundle, .. }) => bundle.packs(),
             // Not for this node to say.
             Err(Refusal::UnknownSigner { .. } | Refusal::Unavailable { .. }) => return Ok(stands),
             Err(_) => return Ok(Standing::Useless),
         };
-        match pack {
-            Some(pack) if !self.pack_is_there(shared, pack).await? => Ok(Standing::Useless),
-            _ => Ok(stands),
+        for pack in packs {
+            if !self.pack_is_there(shared, pack).await? {
+                return Ok(Standing::Useless);
+            }
         }
+        Ok(stands)
     }
 
     /// Whether a pack is there, as far as its size, its table and earlier fetches tell.
@@ -168,17 +174,17 @@ impl Engines {
         }
     }
 
-    async fn publish_pack(&self, shared: &Shared, held: &Held, pack: Pack) -> Result<(), EngineError> {
+    async fn publish_pack(&self, shared: &Shared, pack: Pack, place: PathBuf) -> Result<(), EngineError> {
         if self.pack_is_there(shared, pack).await? {
             return Ok(());
         }
         let store: Store = self.inner.store.clone();
-        let from = held.clone();
         let (temporary, size, _room) = blocking(move || {
             let room = store.reserve(pack.size, &[])?;
             let temporary = store.engines_directory().1.join(temporary_name());
             let removed = Temporary(temporary.clone());
-            let size = compress(&from.open_pack()?.0, pack.size, &temporary)?;
+            let file = File::open(&place).map_err(|error| EngineError::io("open", &place, error))?;
+            let size = compress(&file, pack.size, &temporary)?;
             Ok((removed, size, room))
         })
         .await?;

@@ -17,6 +17,8 @@ pub struct Root {
     pub path: PathBuf,
     /// The variable that moves it, and what is below what that says.
     pub variable: Option<(String, PathBuf)>,
+    /// What is in it is shown where the store has it, and not copied.
+    pub in_place: bool,
 }
 
 /// The directories of a command, outer ones before those in them.
@@ -31,7 +33,8 @@ pub fn roots(scene: &Scene, profile: &Profile) -> Vec<Root> {
             let below = directory.below.clone().unwrap_or_default();
             let path = clean(&scene.absolute(&base).join(&below));
             let variable = directory.variable.clone().map(|name| (name, below));
-            Root { name: directory.name.clone(), kind: directory.kind, path, variable }
+            let in_place = directory.in_place;
+            Root { name: directory.name.clone(), kind: directory.kind, path, variable, in_place }
         })
         .collect();
     all.sort_by(|one, other| {

@@ -78,6 +78,7 @@ impl Sending {
             base: capture.base,
             evidence: discreet(capture.evidence.clone(), &secrets).within_limits(),
             refresh: capture.refresh,
+            in_place: capture.in_place,
         };
         let sending = Self { gathered, files: Files::of(&capture.roots)?, secrets };
         Ok((sending, draft))
@@ -180,6 +181,7 @@ mod tests {
             },
             secrets: vec![("--api-key".to_owned(), Secret::new("hunter2hunter2".to_owned()))],
             refresh: false,
+            in_place: false,
         }
     }
 

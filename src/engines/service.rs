@@ -15,8 +15,10 @@ use super::library::{
 };
 use super::policy::Policy;
 use super::publishing::Damaged;
+use super::quota::Quota;
 use super::shared::Shared;
 use super::shelf::{self, Held};
+use super::under_way::UnderWay;
 use super::{EngineError, blocking};
 use crate::base::ErrorKind;
 use crate::base::lifecycle::Gate;
@@ -46,6 +48,10 @@ pub(super) struct Inner {
     pub(super) damaged: Damaged,
     /// What the last fetch from the shared origin gave, in bytes a second; 0: none yet.
     pub(super) rate: AtomicU64,
+    /// Bundles that are being fetched.
+    pub(super) fetching: UnderWay,
+    /// What scopes may bring.
+    pub(super) quota: Quota,
     /// Publishing that nobody waits for.
     pub(super) background: Gate,
 }
@@ -64,8 +70,10 @@ pub struct Opened {
     pub bytes: Arc<[u8]>,
     /// Who vouches for it.
     pub signature: Option<Signature>,
-    /// Its pack, and where that is.
-    pub pack: (File, PathBuf),
+    /// Its pack, and where that is. `None`: it is used in place.
+    pub pack: Option<(File, PathBuf)>,
+    /// Where its files are, if it is used in place.
+    pub files: Option<PathBuf>,
 }
 
 /// Bundles of other keys in an answer.
@@ -99,7 +107,21 @@ impl Engines {
         let guard = Guard::new(directory, temporaries, store.options().boot.clone());
         let policy = Policy::new(config)?;
         let (turns, background, rate) = (Mutex::default(), Gate::default(), AtomicU64::new(0));
-        Ok(Self { inner: Arc::new(Inner { store, policy, shared, guard, metrics, turns, damaged, rate, background }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                store,
+                policy,
+                shared,
+                guard,
+                metrics,
+                turns,
+                damaged,
+                rate,
+                fetching: UnderWay::default(),
+                quota: Quota::default(),
+                background,
+            }),
+        })
     }
 
     /// Waits for what is being published.
@@ -156,8 +178,9 @@ impl Engines {
                 return Err(EngineError::Denied { what: format!("bundle {id}"), why: why.to_string() });
             }
             engines.inner.store.touch(&held.scope, &held.model);
-            let pack = held.open_pack()?;
-            Ok(Opened { bundle, document: held.bundle, bytes: held.document, signature: held.signature, pack })
+            let files = bundle.in_place.then(|| held.files());
+            let pack = if bundle.in_place { None } else { Some(held.open_pack()?) };
+            Ok(Opened { bundle, document: held.bundle, bytes: held.document, signature: held.signature, pack, files })
         })
         .await
     }
@@ -173,6 +196,29 @@ impl Engines {
             let bundle = engines.inner.reference(&scope, &held)?;
             let refusal = engines.inner.verdict(&scope, &held, &bundle.standing).err();
             Ok(BundleView { bundle, document: held.bundle.as_ref().clone(), signature: held.signature, refusal })
+        })
+        .await
+    }
+
+    /// Hashes the blobs of a bundle and puts aside what is wrong: for who has found it wrong without being the store.
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt`.
+    pub async fn recheck(&self, scope: &Tenant, id: &BundleId) -> Result<(), EngineError> {
+        let (held, key) = {
+            let (engines, of, id) = (self.clone(), scope.clone(), *id);
+            let held = blocking(move || engines.inner.held(&of, &id)).await?;
+            let key = held.bundle.key.digest();
+            (held, key)
+        };
+        // One at a time: it reads all of it.
+        let _turn = self.turn(scope, &key).await;
+        let engines = self.clone();
+        blocking(move || {
+            if let Some(model) = engines.inner.store.model(&held.scope, &held.model) {
+                engines.inner.aside(&model);
+            }
+            Ok(())
         })
         .await
     }
@@ -386,6 +432,7 @@ impl Inner {
             evidence: bundle.evidence.clone(),
             standing,
             unfinished,
+            pins: self.store.model(&held.scope, &held.model).map(|model| model.pins).unwrap_or_default(),
             doubted: self.guard.is_doubted(scope, &held.id)?,
             in_place: bundle.pack.is_none(),
         })

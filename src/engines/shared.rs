@@ -1,7 +1,7 @@
 //! The shared origin: where nodes give bundles to each other. A directory or a bucket has
 //!
 //! ```text
-//! packs/<blake3>.zst          a pack (zstd, seekable), by the digest of what it gives
+//! packs/<blake3>.zst          a pack (zstd, seekable), by the digest of what it gives; of a bundle without one each of its files
 //! bundles/<id>.json           a document
 //! bundles/<id>.sig            its signature
 //! keys/<engine key>.json      which bundle it is for a key
@@ -20,10 +20,12 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
+use super::in_place::IN_PLACE_FILES_MOST;
 use super::library::{Refusal, Refused};
 use super::seekable::{Table, decompress};
 use super::service::Engines;
 use super::shelf;
+use super::under_way::Counter;
 use super::{EngineError, blocking};
 use crate::base::ErrorKind;
 use crate::base::lifecycle::CancellationToken;
@@ -145,7 +147,13 @@ impl Shared {
     }
 
     /// Fetches a pack into the store, going on where an earlier fetch broke off. Told to stop, it leaves what it has to the next.
-    async fn fetch_pack(&self, store: &Store, pack: Pack, stop: &CancellationToken) -> Result<BlobHold, EngineError> {
+    async fn fetch_pack(
+        &self,
+        store: &Store,
+        pack: Pack,
+        counter: &Counter,
+        stop: &CancellationToken,
+    ) -> Result<BlobHold, EngineError> {
         let object_path = pack_path(pack)?;
         let (object, table) = stop.run_until_cancelled(self.table(pack)).await.unwrap_or_else(|| Err(stopped()))?;
         let key = FlightKey::new(&Tenant::node(), &self.id, object_path.as_str(), "-", pack.size);
@@ -166,9 +174,11 @@ impl Shared {
             missing.iter().any(|run| run.start < groups.end && groups.start < run.end)
         };
         let frames: Vec<usize> = (0..table.frames.len()).filter(|frame| is_missing(*frame)).collect();
+        let to_come: u64 = frames.iter().map(|frame| table.raw(*frame)).map(|raw| raw.end - raw.start).sum();
+        counter.here(pack.size - to_come.min(pack.size));
         // Neighbours are asked for together.
         let requests = frames.chunk_by(|one, next| one + 1 == *next).flat_map(|run| run.chunks(FRAMES_A_REQUEST));
-        let fetches = requests.map(|frames| self.fetch_frames(&object, &table, frames, &partial));
+        let fetches = requests.map(|frames| self.fetch_frames(&object, &table, frames, &partial, counter));
         let fetches: Vec<_> = fetches.collect();
         let fetched = stop.run_until_cancelled(stream::iter(fetches).buffer_unordered(REQUESTS).try_collect::<()>());
         let fetched = fetched.await.unwrap_or_else(|| Err(stopped()));
@@ -187,11 +197,13 @@ impl Shared {
         table: &Table,
         frames: &[usize],
         partial: &Arc<Partial>,
+        counter: &Counter,
     ) -> Result<(), EngineError> {
         let (Some(first), Some(last)) = (frames.first(), frames.last()) else { return Ok(()) };
         let start = table.frames[*first].start;
         let bytes = self.range(object, start..table.frames[*last].end).await?;
         let pieces: Vec<_> = frames.iter().map(|frame| (table.frames[*frame].clone(), table.raw(*frame))).collect();
+        let come: u64 = pieces.iter().map(|(_, raw)| raw.end - raw.start).sum();
         let partial = Arc::clone(partial);
         blocking(move || {
             for (packed, raw) in pieces {
@@ -201,7 +213,9 @@ impl Shared {
             }
             Ok(())
         })
-        .await
+        .await?;
+        counter.came(come);
+        Ok(())
     }
 }
 
@@ -243,25 +257,31 @@ impl Engines {
             Ok(offered) => offered,
             Err(why) => return refused(why),
         };
-        let Some(wanted) = bundle.pack else {
-            return refused(Refusal::Unavailable { detail: "it is used in place and is not shared".to_owned() });
-        };
-        let limit = self.inner.policy.config().bundle_bytes_max.0;
-        if wanted.size > limit {
-            return refused(Refusal::TooLarge { bytes: wanted.size, limit });
+        let (limit, size) = (self.inner.policy.config().bundle_bytes_max.0, bundle.manifest.total_bytes());
+        if size > limit {
+            return refused(Refusal::TooLarge { bytes: size, limit });
         }
-        let (begun, size) = (std::time::Instant::now(), wanted.size);
-        let pack = match shared.fetch_pack(&self.inner.store, wanted, stop).await {
-            Ok(pack) => {
+        let packs = bundle.packs();
+        if packs.len() > IN_PLACE_FILES_MOST {
+            let detail = format!("it is used in place and has more than {IN_PLACE_FILES_MOST} files");
+            return refused(Refusal::Unavailable { detail });
+        }
+        let _claim = match self.inner.claim(scope, &Tenant::node(), key, size) {
+            Ok(claim) => claim,
+            Err(over) => return refused(Refusal::Unavailable { detail: over.to_string() }),
+        };
+        let begun = std::time::Instant::now();
+        let listed = self.inner.fetching.begin(*key, size);
+        let blobs = match self.fetch_packs(shared, packs, &listed.counter, stop).await {
+            Ok(blobs) => {
                 // Small ones say more of latency than of the rate.
                 if size >= RATED {
                     let rate = size as f64 / begun.elapsed().as_secs_f64().max(0.001);
                     self.inner.rate.store(rate as u64, Ordering::Relaxed);
                 }
-                pack
+                blobs
             }
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.inner.damaged.note(wanted.blake3);
                 return refused(Refusal::Corrupt { detail: error.to_string() });
             }
             Err(error) => return Err(error),
@@ -269,11 +289,31 @@ impl Engines {
         let (engines, scope, key) = (self.clone(), scope.clone(), *key);
         blocking(move || {
             let store = &engines.inner.store;
-            shelf::put(store, &Tenant::node(), Some(&scope), &bundle, Some(&signature), pack)?;
+            shelf::put(store, &Tenant::node(), Some(&scope), &bundle, Some(&signature), blobs)?;
             engines.keep_versions(&Tenant::node(), &key);
             Ok(Some(Ok(())))
         })
         .await
+    }
+
+    /// One after the other: each is asked for over several connections.
+    async fn fetch_packs(
+        &self,
+        shared: &Shared,
+        packs: Vec<Pack>,
+        counter: &Counter,
+        stop: &CancellationToken,
+    ) -> Result<Vec<BlobHold>, EngineError> {
+        let mut blobs = Vec::with_capacity(packs.len());
+        for pack in packs {
+            let fetched = shared.fetch_pack(&self.inner.store, pack, counter, stop).await;
+            blobs.push(fetched.inspect_err(|error| {
+                if error.kind() == ErrorKind::Corrupt {
+                    self.inner.damaged.note(pack.blake3);
+                }
+            })?);
+        }
+        Ok(blobs)
     }
 
     /// The size of the bundle that the shared origin has for a key, if it may be restored.

@@ -25,6 +25,8 @@ use crate::sys::mutant::mutant;
 const DOCUMENT: &str = "bundle.json";
 const SIGNATURE: &str = "bundle.sig";
 const PACK: &str = "pack";
+/// Where the files of a bundle are that is used in place.
+const FILES: &str = "files";
 
 /// What the identities of bundles' origins begin with: no reference has such a scheme.
 const ORIGIN: &str = "engine+";
@@ -72,8 +74,13 @@ fn container(bundle: &Bundle, document: &[u8], signature: Option<&[u8]>) -> Resu
     if let Some(signature) = signature {
         files.push(entry(SIGNATURE, signature.len() as u64, Hash::of(signature))?);
     }
-    if let Some(Pack { blake3, size }) = bundle.pack {
-        files.push(entry(PACK, size, blake3)?);
+    match bundle.pack {
+        Some(Pack { blake3, size }) => files.push(entry(PACK, size, blake3)?),
+        None => {
+            for file in bundle.manifest.files() {
+                files.push(entry(&format!("{FILES}/{}", file.path), file.size, file.blake3)?);
+            }
+        }
     }
     Manifest::new(Kind::Bundle, files).map_err(|error| EngineError::Document(error.into()))
 }
@@ -85,12 +92,13 @@ pub(super) fn put(
     asked_by: Option<&Tenant>,
     bundle: &Bundle,
     signature: Option<&Signature>,
-    pack: BlobHold,
+    packed: Vec<BlobHold>,
 ) -> Result<Held, EngineError> {
     let document = bundle.to_json();
     let signature_text = signature.map(Signature::to_json);
     let manifest = container(bundle, &document, signature_text.as_deref())?;
-    let mut blobs = vec![pack, put_document(store, scope, &document)?];
+    let mut blobs = packed;
+    blobs.push(put_document(store, scope, &document)?);
     if let Some(text) = &signature_text {
         blobs.push(put_document(store, scope, text)?);
     }
@@ -179,6 +187,21 @@ impl Held {
         let path = self.tree.join(PACK);
         let file = File::open(&path).map_err(|error| EngineError::io("open", &path, error))?;
         Ok((file, path))
+    }
+
+    /// The packs that it goes to others as, and where each is.
+    pub(super) fn packs(&self) -> Vec<(Pack, PathBuf)> {
+        if self.bundle.pack.is_some() {
+            return self.bundle.packs().into_iter().map(|pack| (pack, self.tree.join(PACK))).collect();
+        }
+        let files = self.files();
+        let file = |entry: &ManifestEntry| (Pack { blake3: entry.blake3, size: entry.size }, files.join(&entry.path));
+        self.bundle.manifest.files().iter().map(file).collect()
+    }
+
+    /// Where the files of a bundle are that is used in place.
+    pub(super) fn files(&self) -> PathBuf {
+        self.tree.join(FILES)
     }
 
     /// The place of each file's first byte in the pack.

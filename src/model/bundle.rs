@@ -281,6 +281,18 @@ impl Bundle {
         self.evidence.check()
     }
 
+    /// The blobs that hold the files' bytes: the pack, or each file that differs from the others.
+    #[must_use]
+    pub fn packs(&self) -> Vec<Pack> {
+        let mut packs: Vec<Pack> = match self.pack {
+            Some(pack) => vec![pack],
+            None => self.manifest.files().iter().map(|entry| Pack { blake3: entry.blake3, size: entry.size }).collect(),
+        };
+        packs.sort_by_key(|pack| pack.blake3);
+        packs.dedup();
+        packs
+    }
+
     /// The canonical JSON.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {

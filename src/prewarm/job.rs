@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::budget::Shortage;
-use super::compiled::Compiled;
+use super::compiled::{Compiled, EngineState, EngineView, left};
 use super::estimating::verdict;
 use super::member::Member;
 use super::timeline::Timeline;
@@ -318,7 +318,11 @@ impl Job {
         let over = state.ended.is_some();
         let snapshots: Vec<_> = self.members.iter().map(|member| member.progress.snapshot()).collect();
         let sum = |of: fn(&MemberView) -> u64| members.iter().map(of).sum::<u64>();
-        let stage = members.iter().map(|member| member.stage.as_str()).find(|stage| *stage != "done").unwrap_or("done");
+        let engines: Vec<EngineView> = self.compiled.iter().map(Compiled::view).collect();
+        let compiled = |of: fn(&EngineView) -> u64| engines.iter().map(of).sum::<u64>();
+        let coming = engines.iter().any(|engine| matches!(engine.state, EngineState::Queued | EngineState::Fetching));
+        let last = if coming && !over && !members.is_empty() { "engines" } else { "done" };
+        let stage = members.iter().map(|member| member.stage.as_str()).find(|stage| *stage != "done").unwrap_or(last);
         let eta = if over { None } else { self.eta(&state, &snapshots) };
         let deadline_met = state.deadline.and_then(|deadline| match state.ended {
             Some(ended) => Some(state.state == JobState::Ready && ended <= deadline),
@@ -336,10 +340,15 @@ impl Job {
             tier: self.tier,
             priority: state.priority,
             stage: stage.to_owned(),
-            bytes_total: sum(|member| member.bytes_total),
-            bytes_done: sum(|member| member.bytes_done),
+            bytes_total: sum(|member| member.bytes_total) + compiled(|engine| engine.bytes),
+            bytes_done: sum(|member| member.bytes_done) + compiled(|engine| engine.bytes_done),
             origin_bytes: sum(|member| member.origin_bytes),
-            bytes_per_second: if over { 0 } else { snapshots.iter().map(|now| now.bytes_per_second).sum() },
+            bytes_per_second: if over {
+                0
+            } else {
+                snapshots.iter().map(|now| now.bytes_per_second).sum::<u64>()
+                    + self.compiled.iter().map(Compiled::rate).sum::<u64>()
+            },
             eta_seconds: eta,
             deadline_met,
             path: first.path,
@@ -349,7 +358,7 @@ impl Job {
             files: sum(|member| member.files),
             durable: !members.is_empty() && members.iter().all(|member| member.durable),
             resident_bytes: members.iter().map(|member| member.resident_bytes).sum::<Option<u64>>(),
-            engines: self.compiled.iter().map(Compiled::view).collect(),
+            engines,
             seconds: state.ended.unwrap_or_else(Instant::now).duration_since(self.started).as_secs_f64(),
             warnings: self.members.iter().flat_map(|member| member.warnings()).collect(),
             error: state.error.clone(),
@@ -359,8 +368,16 @@ impl Job {
         }
     }
 
-    /// Seconds left: by what is measured of the transfers under way; before they are, by the estimate.
+    /// Seconds left, of the models and of the bundles that come beside them. Of bundles of which nothing is known, and which may not
+    /// even be there, nothing is said.
     fn eta(&self, state: &State, snapshots: &[ProgressSnapshot]) -> Option<EtaSeconds> {
+        let models = self.eta_of_models(state, snapshots)?;
+        let bundles = left(&self.compiled).unwrap_or(EtaSeconds { p50: 0.0, p90: 0.0 });
+        Some(EtaSeconds { p50: models.p50.max(bundles.p50), p90: models.p90.max(bundles.p90) })
+    }
+
+    /// Of the models: by what is measured of the transfers under way; before they are, by the estimate.
+    fn eta_of_models(&self, state: &State, snapshots: &[ProgressSnapshot]) -> Option<EtaSeconds> {
         let measured = snapshots.iter().map(|now| now.eta_seconds).collect::<Option<Vec<_>>>();
         let slowest = measured.filter(|_| self.tier == Tier::Disk).map(|etas| {
             etas.iter().fold(EtaSeconds { p50: 0.0, p90: 0.0 }, |most, eta| EtaSeconds {

@@ -17,6 +17,8 @@ use super::signals::Mask;
 #[derive(Clone, Debug)]
 pub struct Mounts {
     pairs: Vec<(CString, CString)>,
+    /// After these.
+    read_only: Vec<(CString, CString)>,
     /// Identity in a user namespace of its own; without one the caller's privileges must do.
     identity: Option<Identity>,
 }
@@ -37,9 +39,7 @@ impl Mounts {
     /// # Errors
     /// For a path with a NUL.
     pub fn new(pairs: &[(PathBuf, PathBuf)], own_user_namespace: bool) -> io::Result<Self> {
-        let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput);
-        let pairs =
-            pairs.iter().map(|(from, to)| Ok((text(from)?, text(to)?))).collect::<Result<_, io::ErrorKind>>()?;
+        let pairs = prepared(pairs)?;
         let map = |id: u32| CString::new(format!("{id} {id} 1")).map_err(|_| io::ErrorKind::InvalidInput);
         let identity = if own_user_namespace {
             let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -47,7 +47,16 @@ impl Mounts {
         } else {
             None
         };
-        Ok(Self { pairs, identity })
+        Ok(Self { pairs, read_only: Vec::new(), identity })
+    }
+
+    /// After the others these, which the process and its children cannot write to, whoever they are: `EROFS`.
+    ///
+    /// # Errors
+    /// For a path with a NUL.
+    pub fn and_read_only(mut self, pairs: &[(PathBuf, PathBuf)]) -> io::Result<Self> {
+        self.read_only = prepared(pairs)?;
+        Ok(self)
     }
 
     /// Whether they can be made, found out in a process that ends at once.
@@ -88,7 +97,7 @@ impl Mounts {
 
     /// Makes a namespace and the mounts in it. Between `fork` and `exec`: system calls on prepared memory only.
     fn enter(&self) -> io::Result<()> {
-        if self.pairs.is_empty() {
+        if self.pairs.is_empty() && self.read_only.is_empty() {
             return Ok(());
         }
         let check = |code: libc::c_int| if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
@@ -108,12 +117,30 @@ impl Mounts {
         // What is mounted outside still arrives; what is mounted here stays here.
         // SAFETY: NUL-terminated strings or null where the call takes null.
         check(unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_SLAVE | libc::MS_REC, std::ptr::null()) })?;
-        for (from, to) in &self.pairs {
+        for (from, to) in self.pairs.iter().chain(&self.read_only) {
             // SAFETY: as above.
             check(unsafe { libc::mount(from.as_ptr(), to.as_ptr(), none, libc::MS_BIND, std::ptr::null()) })?;
         }
+        for (_, to) in &self.read_only {
+            let mut facts = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+            // SAFETY: a NUL-terminated path, and a value of the right type that lives for the call; one system call, no allocation.
+            check(unsafe { libc::statvfs(to.as_ptr(), facts.as_mut_ptr()) })?;
+            // SAFETY: filled in by the call that has just succeeded, and all zeros are a value of it as well.
+            let flags = unsafe { facts.assume_init() }.f_flag;
+            // In a user namespace what a mount forbids already must be said again; the numbers are the same in both calls. What is not
+            // said of access times stays.
+            let kept = flags & (libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC);
+            let flags = kept | libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
+            // SAFETY: NUL-terminated strings or null where the call takes null.
+            check(unsafe { libc::mount(none, to.as_ptr(), none, flags, std::ptr::null()) })?;
+        }
         Ok(())
     }
+}
+
+fn prepared(pairs: &[(PathBuf, PathBuf)]) -> io::Result<Vec<(CString, CString)>> {
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput);
+    Ok(pairs.iter().map(|(from, to)| Ok((text(from)?, text(to)?))).collect::<Result<_, io::ErrorKind>>()?)
 }
 
 /// Those that runtimes give to every container that runs as root: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP,
@@ -306,6 +333,32 @@ mod tests {
         wait_for_end(child).unwrap();
         assert_eq!(reap(child).unwrap().code(), Some(7));
         assert!(from.join("new").exists() && !to.join("new").exists() && !to.join("file").exists());
+    }
+
+    #[test]
+    fn what_is_shown_read_only_cannot_be_written_to_by_root_either() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for name in ["view/part", "store/part", "to"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        std::fs::write(at("store/part/file"), "x").unwrap();
+        let (pairs, shown) = ([(at("view"), at("to"))], [(at("store/part"), at("to/part"))]);
+        let mounts = |own| Mounts::new(&pairs, own).unwrap().and_read_only(&shown).unwrap();
+        let Some(mounts) = [mounts(false), mounts(true)].into_iter().find(|mounts| mounts.probe().is_ok()) else {
+            // Where neither is allowed there is nothing to see.
+            return;
+        };
+        let mask = Held::back().unwrap().before();
+        let mut command = Command::new("/bin/sh");
+        let script =
+            "test -f part/file && echo y > new && ! echo y > part/file && ! rm part/file && ! touch part/new && exit 7";
+        command.arg("-c").arg(format!("cd \"$0\" && {script}")).arg(at("to")).stderr(std::process::Stdio::null());
+        let child = start(&mut command, Some(mounts), mask, None).unwrap();
+        wait_for_end(child).unwrap();
+        assert_eq!(reap(child).unwrap().code(), Some(7));
+        assert!(at("view/new").exists() && std::fs::read(at("store/part/file")).unwrap() == b"x");
+        assert_eq!(std::fs::read_dir(at("store/part")).unwrap().count(), 1);
     }
 
     #[test]

@@ -21,13 +21,13 @@ use super::support::s3::S3;
 const SOON: Duration = Duration::from_secs(20);
 
 /// A daemon with two teams that have a token each.
-struct Node {
+pub(crate) struct Node {
     directory: PathBuf,
-    daemon: Daemon,
+    pub(crate) daemon: Daemon,
 }
 
 impl Node {
-    fn start(directory: &Path, name: &str, engines: &str, environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(directory: &Path, name: &str, engines: &str, environment: &[(&str, &str)]) -> Self {
         let directory = directory.join(name);
         std::fs::create_dir_all(&directory).unwrap();
         for team in ["team-a", "team-b"] {
@@ -50,14 +50,14 @@ impl Node {
         Self { directory, daemon }
     }
 
-    fn library(&self, who: &str) -> DaemonLibrary {
+    pub(crate) fn library(&self, who: &str) -> DaemonLibrary {
         let token = std::fs::read_to_string(self.directory.join(who)).unwrap();
         let url = url::Url::parse(&self.daemon.url).unwrap();
         DaemonLibrary::new(Client::new(Target::Http(url), Some(token.trim().to_owned())))
     }
 
     /// As the user that runs the tests.
-    fn local(&self) -> DaemonLibrary {
+    pub(crate) fn local(&self) -> DaemonLibrary {
         DaemonLibrary::new(Client::new(Target::Unix(self.daemon.socket.clone()), None))
     }
 
@@ -67,7 +67,7 @@ impl Node {
     }
 }
 
-fn created(captured: Captured) -> BundleRef {
+pub(crate) fn created(captured: Captured) -> BundleRef {
     match captured {
         Captured::Created { bundle, .. } => bundle,
         other => panic!("{other:?}"),

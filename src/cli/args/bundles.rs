@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::DaemonArgs;
+use crate::base::units::Span;
 
 /// Where bundles are kept.
 #[derive(Clone, Debug, Args)]
@@ -14,6 +15,11 @@ pub(in super::super) struct LibraryArgs {
     pub(in super::super) root: Option<PathBuf>,
     #[command(flatten)]
     pub(in super::super) daemon: DaemonArgs,
+}
+
+/// The configuration of verbs that work on a root themselves.
+#[derive(Clone, Debug, Args)]
+pub(in super::super) struct RootConfigArgs {
     /// TOML configuration whose `[engines]` counts for --root, and whose signers are trusted where a daemon is asked over a network.
     #[arg(long, env = "PREHEAT_CONFIG", value_name = "FILE")]
     pub(in super::super) config: Option<PathBuf>,
@@ -23,6 +29,8 @@ pub(in super::super) struct LibraryArgs {
 pub(in super::super) struct EngineListArgs {
     #[command(flatten)]
     pub(in super::super) library: LibraryArgs,
+    #[command(flatten)]
+    pub(in super::super) settings: RootConfigArgs,
     /// Print them as JSON, with their keys.
     #[arg(long)]
     pub(in super::super) json: bool,
@@ -35,6 +43,8 @@ pub(in super::super) struct EngineShowArgs {
     pub(in super::super) bundle: String,
     #[command(flatten)]
     pub(in super::super) library: LibraryArgs,
+    #[command(flatten)]
+    pub(in super::super) settings: RootConfigArgs,
     /// Print it as JSON, with its document.
     #[arg(long)]
     pub(in super::super) json: bool,
@@ -50,6 +60,8 @@ pub(in super::super) struct EngineExportArgs {
     pub(in super::super) to: PathBuf,
     #[command(flatten)]
     pub(in super::super) library: LibraryArgs,
+    #[command(flatten)]
+    pub(in super::super) settings: RootConfigArgs,
 }
 
 #[derive(Debug, Args)]
@@ -59,6 +71,8 @@ pub(in super::super) struct EngineImportArgs {
     pub(in super::super) from: PathBuf,
     #[command(flatten)]
     pub(in super::super) library: LibraryArgs,
+    #[command(flatten)]
+    pub(in super::super) settings: RootConfigArgs,
     /// Print the bundle as JSON.
     #[arg(long)]
     pub(in super::super) json: bool,
@@ -74,7 +88,52 @@ pub(in super::super) struct EngineRestoreArgs {
     pub(in super::super) into: PathBuf,
     #[command(flatten)]
     pub(in super::super) library: LibraryArgs,
+    #[command(flatten)]
+    pub(in super::super) settings: RootConfigArgs,
     /// Print what was done as JSON.
+    #[arg(long)]
+    pub(in super::super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in super::super) struct EnginePinArgs {
+    /// Which bundle; the first digits are enough where no other has them.
+    #[arg(value_name = "BUNDLE")]
+    pub(in super::super) bundle: String,
+    /// Name of the pin; the same name replaces. Of a-z, 0-9 and -.
+    #[arg(long, default_value = "manual", value_name = "NAME")]
+    pub(in super::super) name: String,
+    /// Let it end by itself.
+    #[arg(long, value_name = "SPAN")]
+    pub(in super::super) lease: Option<Span>,
+    /// Why, for people.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub(in super::super) reason: String,
+    /// Take the pin away instead.
+    #[arg(long, conflicts_with_all = ["lease", "reason"])]
+    pub(in super::super) remove: bool,
+    #[command(flatten)]
+    pub(in super::super) library: LibraryArgs,
+    #[command(flatten)]
+    pub(in super::super) settings: RootConfigArgs,
+    /// Print the bundle as JSON.
+    #[arg(long)]
+    pub(in super::super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in super::super) struct EngineReleaseArgs {
+    /// Which bundle; the first digits are enough where no other has them.
+    #[arg(value_name = "BUNDLE")]
+    pub(in super::super) bundle: String,
+    /// Why, for whoever reads the log.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub(in super::super) reason: String,
+    #[command(flatten)]
+    pub(in super::super) library: LibraryArgs,
+    #[command(flatten)]
+    pub(in super::super) settings: RootConfigArgs,
+    /// Print the bundle as JSON.
     #[arg(long)]
     pub(in super::super) json: bool,
 }

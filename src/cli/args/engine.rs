@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::DaemonArgs;
 use super::bundles::{
-    EngineExportArgs, EngineImportArgs, EngineKeygenArgs, EngineListArgs, EngineRestoreArgs, EngineShowArgs,
+    EngineExportArgs, EngineImportArgs, EngineKeygenArgs, EngineListArgs, EnginePinArgs, EngineReleaseArgs,
+    EngineRestoreArgs, EngineShowArgs, LibraryArgs,
 };
 use crate::base::units::Span;
 use crate::engines::run::Probe;
@@ -36,21 +36,13 @@ pub(in super::super) enum EngineVerb {
     Import(EngineImportArgs),
     /// Restore a bundle into a new directory.
     Restore(EngineRestoreArgs),
+    /// Keep a bundle from being evicted.
+    Pin(EnginePinArgs),
+    /// Release a bundle from quarantine: it is restored again at the next start. One's own word is taken back; by an operator
+    /// everybody's. It is written into the node's log.
+    Release(EngineReleaseArgs),
     /// Make a key that signs bundles, and print its public half.
     Keygen(EngineKeygenArgs),
-}
-
-/// Where bundles are.
-#[derive(Clone, Debug, Args)]
-pub(in super::super) struct BundlesArgs {
-    /// Store to use without a daemon; made if absent.
-    #[arg(long, env = "PREHEAT_ROOT", value_name = "DIR")]
-    pub(in super::super) root: Option<PathBuf>,
-    #[command(flatten)]
-    pub(in super::super) daemon: DaemonArgs,
-    /// Longest lookup: on the node, then at the shared origin.
-    #[arg(long, default_value = "20s", value_name = "SPAN")]
-    pub(in super::super) lookup_timeout: Span,
 }
 
 #[derive(Debug, Args)]
@@ -58,7 +50,10 @@ pub(in super::super) struct RunArgs {
     #[command(flatten)]
     pub(in super::super) command: CommandArgs,
     #[command(flatten)]
-    pub(in super::super) bundles: BundlesArgs,
+    pub(in super::super) library: LibraryArgs,
+    /// Longest lookup: on the node, then at the shared origin.
+    #[arg(long, default_value = "20s", value_name = "SPAN")]
+    pub(in super::super) lookup_timeout: Span,
     /// Write what there is to say about the start here: one JSON object, as soon as it is known, and again when the command has
     /// ended.
     #[arg(long, value_name = "FILE")]
@@ -111,7 +106,10 @@ pub(in super::super) struct ExplainArgs {
     #[command(flatten)]
     pub(in super::super) command: CommandArgs,
     #[command(flatten)]
-    pub(in super::super) bundles: BundlesArgs,
+    pub(in super::super) library: LibraryArgs,
+    /// Longest lookup: on the node, then at the shared origin.
+    #[arg(long, default_value = "20s", value_name = "SPAN")]
+    pub(in super::super) lookup_timeout: Span,
     /// Print one JSON object.
     #[arg(long)]
     pub(in super::super) json: bool,
@@ -135,9 +133,10 @@ pub(in super::super) struct CommandArgs {
     /// Let the version of the GPU's driver decide as well.
     #[arg(long)]
     pub(in super::super) strict_driver: bool,
-    /// A directory of compiled things beside the profile's (repeatable); `,kernel` after the path where any run on the same GPU
-    /// may use it.
-    #[arg(long, value_name = "NAME=PATH[,kernel]")]
+    /// A directory of compiled things beside the profile's (repeatable). After the path: `,kernel` where any run on the same GPU
+    /// may use it; `,in-place` where what is in it is large and never changes, as an engine of TensorRT, and is to be shown
+    /// read-only instead of copied.
+    #[arg(long, value_name = "NAME=PATH[,kernel|,in-place]")]
     pub(in super::super) cache_dir: Vec<String>,
     /// TOML configuration with profiles (`[[engines.profiles]]`), and whose bundles are trusted (`[[engines.signers]]`).
     #[arg(long, env = "PREHEAT_CONFIG", value_name = "FILE")]

@@ -9,12 +9,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use self::bundles::{
-    EngineExportArgs, EngineImportArgs, EngineKeygenArgs, EngineListArgs, EngineRestoreArgs, EngineShowArgs,
-    LibraryArgs,
+    EngineExportArgs, EngineImportArgs, EngineKeygenArgs, EngineListArgs, EnginePinArgs, EngineReleaseArgs,
+    EngineRestoreArgs, EngineShowArgs, LibraryArgs,
 };
-pub(super) use self::engine::{
-    BundlesArgs, CommandArgs, DoctorArgs, EngineArgs, EngineVerb, ExplainArgs, FingerprintArgs, RunArgs,
-};
+pub(super) use self::engine::{CommandArgs, DoctorArgs, EngineArgs, EngineVerb, ExplainArgs, FingerprintArgs, RunArgs};
 pub(super) use self::node::{
     CancelArgs, EstimateArgs, PinArgs, PrewarmArgs, PriorityArg, StatusArgs, TierArg, WantedArgs,
 };

@@ -11,19 +11,16 @@ use serde::Serialize;
 
 use super::super::args::{
     EngineExportArgs, EngineImportArgs, EngineKeygenArgs, EngineListArgs, EngineRestoreArgs, EngineShowArgs,
-    LibraryArgs,
 };
 use super::super::error::CliError;
 use super::super::screen::{Screen, print, print_json};
-use super::super::{target, words};
+use super::super::words;
+use super::library::library;
 use crate::base::ErrorKind;
 use crate::base::units::ByteSize;
-use crate::config::{Flags, Settings};
-use crate::doors::client::DaemonLibrary;
-use crate::engines::{BundleRef, BundleView, Library, LocalLibrary, Near, Refusal, Standing, Trust};
+use crate::engines::{BundleRef, BundleView, Library, Near, Refusal, Standing};
 use crate::model::engine::Role;
 use crate::model::{BundleId, SigningKey};
-use crate::origin::Origins;
 
 /// What `show --json` prints.
 #[derive(Debug, Serialize)]
@@ -37,19 +34,8 @@ struct Shown {
     document: serde_json::Value,
 }
 
-/// The daemon that is named, else the root that is, else a daemon that is there.
-async fn library(args: &LibraryArgs) -> anyhow::Result<Box<dyn Library>> {
-    let settings = Settings::load(args.config.as_deref(), &Flags::default())?;
-    if let (None, Some(root)) = (&args.daemon.daemon, &args.root) {
-        let origins = Origins::unguarded(settings.origins)?;
-        return Ok(Box::new(LocalLibrary::open(root, settings.engines, origins).await?));
-    }
-    let trust = Trust::new(&settings.engines)?;
-    Ok(Box::new(DaemonLibrary::new(target::required(&args.daemon)?).with_trust(trust)))
-}
-
 pub(super) async fn list(args: EngineListArgs) -> anyhow::Result<ExitCode> {
-    let bundles = library(&args.library).await?.list().await?;
+    let bundles = library(&args.library, args.settings.config.as_deref(), true).await?.list().await?;
     if args.json {
         print_json(&bundles)?;
         return Ok(ExitCode::SUCCESS);
@@ -60,7 +46,7 @@ pub(super) async fn list(args: EngineListArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn lines(bundle: &BundleRef, now: u64) -> Vec<String> {
+pub(super) fn lines(bundle: &BundleRef, now: u64) -> Vec<String> {
     let saved = bundle.evidence.cold_ms.map(|cold| format!(", cold {}", words::seconds(cold as f64 / 1000.0)));
     let engine = bundle.evidence.engine.as_deref().unwrap_or(&bundle.profile);
     let vouched = match (&bundle.signed_by, &bundle.signer) {
@@ -79,11 +65,15 @@ fn lines(bundle: &BundleRef, now: u64) -> Vec<String> {
         Standing::Suspect { reason, .. } => lines.push(format!("    suspect: {reason}")),
         Standing::Quarantined { reason, .. } => lines.push(format!("    quarantined: {reason}")),
     }
+    let pins: Vec<&str> = bundle.pins.iter().filter(|pin| pin.holds_at(now)).map(|pin| pin.id.as_str()).collect();
+    if !pins.is_empty() {
+        lines.push(format!("    kept by {}", pins.join(", ")));
+    }
     lines
 }
 
 /// The bundle whose name begins so.
-async fn find(library: &dyn Library, text: &str) -> anyhow::Result<BundleId> {
+pub(super) async fn find(library: &dyn Library, text: &str) -> anyhow::Result<BundleId> {
     if let Ok(id) = text.parse() {
         return Ok(id);
     }
@@ -99,7 +89,7 @@ async fn find(library: &dyn Library, text: &str) -> anyhow::Result<BundleId> {
 }
 
 pub(super) async fn show(args: EngineShowArgs) -> anyhow::Result<ExitCode> {
-    let library = library(&args.library).await?;
+    let library = library(&args.library, args.settings.config.as_deref(), true).await?;
     let BundleView { bundle, document, refusal, .. } =
         library.show(&find(library.as_ref(), &args.bundle).await?).await?;
     if args.json {
@@ -128,7 +118,7 @@ pub(super) async fn show(args: EngineShowArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) async fn export(args: EngineExportArgs) -> anyhow::Result<ExitCode> {
-    let library = library(&args.library).await?;
+    let library = library(&args.library, args.settings.config.as_deref(), true).await?;
     let id = find(library.as_ref(), &args.bundle).await?;
     let view = library.show(&id).await?;
     let mut pack = library.pack(&id).await?;
@@ -156,7 +146,7 @@ pub(super) async fn export(args: EngineExportArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) async fn restore(args: EngineRestoreArgs) -> anyhow::Result<ExitCode> {
-    let library = library(&args.library).await?;
+    let library = library(&args.library, args.settings.config.as_deref(), true).await?;
     let id = find(library.as_ref(), &args.bundle).await?;
     let bundle = library.show(&id).await?.bundle;
     let restored = library.restore(&bundle, &args.into).await?;
@@ -171,7 +161,7 @@ pub(super) async fn restore(args: EngineRestoreArgs) -> anyhow::Result<ExitCode>
 }
 
 pub(super) async fn import(args: EngineImportArgs) -> anyhow::Result<ExitCode> {
-    let library = library(&args.library).await?;
+    let library = library(&args.library, args.settings.config.as_deref(), true).await?;
     let archive: Box<dyn Read + Send> = if args.from == Path::new("-") {
         Box::new(std::io::stdin())
     } else {

@@ -5,11 +5,9 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::super::args::ExplainArgs;
-use super::super::error::CliError;
-use super::super::run::library;
 use super::super::screen::{Screen, print, print_json};
 use super::fingerprint::understand;
-use crate::base::ErrorKind;
+use super::library::library;
 use crate::engines::{BundleRef, Refused};
 use crate::model::engine::{BundleKind, Difference, Role};
 
@@ -44,8 +42,7 @@ struct Unknown {
 
 pub(super) async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let (_, fingerprint) = understand(&args.command, args.argv)?;
-    let library = library(&args.bundles, &args.command, false).await;
-    let library = library.map_err(|why| CliError::new(ErrorKind::Unavailable, why))?;
+    let library = library(&args.library, args.command.config.as_deref(), false).await?;
     let mut kinds = Vec::new();
     for kind in BundleKind::ALL {
         if fingerprint.roots.iter().all(|root| root.kind != kind) {
@@ -55,7 +52,7 @@ pub(super) async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
         let unknown = key.unusable().into_iter();
         let unknown: Vec<Unknown> =
             unknown.map(|(field, why)| Unknown { field: field.to_owned(), why: why.to_owned() }).collect();
-        let found = library.lookup(&key, args.bundles.lookup_timeout.0).await?;
+        let found = library.lookup(&key, args.lookup_timeout.0).await?;
         let nearest = found.nearest.into_iter().next();
         let differences = nearest.as_ref().map(|near| key.diff(&near.key)).unwrap_or_default();
         kinds.push(OfKind {

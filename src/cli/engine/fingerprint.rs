@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::super::args::{CommandArgs, FingerprintArgs};
 use super::super::error::CliError;
 use super::super::screen::{Screen, print, print_json};
-use crate::config::{Flags, Settings};
+use super::library::settings;
 use crate::engines::fingerprint::{Asked, Fingerprint, Scene};
 use crate::engines::profile::{Directory, Profile, with_configured};
 use crate::model::engine::{BundleKind, EngineKey, Role};
@@ -71,22 +71,18 @@ pub(in super::super) fn asked(args: &CommandArgs, without_command: bool) -> anyh
         strict_driver: args.strict_driver,
         directories: args.cache_dir.iter().map(|text| directory(text)).collect::<Result<_, _>>()?,
     };
-    Ok((asked, with_configured(&settings(args)?.engines.profiles)))
+    Ok((asked, with_configured(&settings(args.config.as_deref())?.engines.profiles)))
 }
 
-/// The configuration: profiles, and whose bundles are trusted on a root.
-pub(in super::super) fn settings(args: &CommandArgs) -> Result<Settings, CliError> {
-    let Some(file) = &args.config else { return Ok(Settings::default()) };
-    Settings::load(Some(file), &Flags::default()).map_err(|problems| CliError::invalid(problems.to_string()))
-}
-
-/// Reads `NAME=PATH[,kernel]`.
+/// Reads `NAME=PATH[,kernel|,in-place]`.
 fn directory(text: &str) -> Result<Directory, CliError> {
-    let wrong = || CliError::invalid(format!("--cache-dir `{text}`: write NAME=PATH, or NAME=PATH,kernel"));
+    let wrong =
+        || CliError::invalid(format!("--cache-dir `{text}`: write NAME=PATH, NAME=PATH,kernel or NAME=PATH,in-place"));
     let (name, path) = text.split_once('=').ok_or_else(wrong)?;
-    let (path, kind) = match path.strip_suffix(",kernel") {
-        Some(path) => (path, BundleKind::Kernel),
-        None => (path, BundleKind::Graph),
+    let (path, kind, in_place) = match path.rsplit_once(',') {
+        Some((path, "kernel")) => (path, BundleKind::Kernel, false),
+        Some((path, "in-place")) => (path, BundleKind::Graph, true),
+        _ => (path, BundleKind::Graph, false),
     };
     if path.is_empty() {
         return Err(wrong());
@@ -98,6 +94,7 @@ fn directory(text: &str) -> Result<Directory, CliError> {
         default: path.to_owned(),
         below: None,
         ignore: Vec::new(),
+        in_place,
     };
     match directory.problems().first() {
         Some(problem) => Err(CliError::invalid(format!("--cache-dir `{text}`: {problem}"))),

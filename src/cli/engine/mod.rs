@@ -4,10 +4,13 @@ mod bundles;
 mod doctor;
 mod explain;
 mod fingerprint;
+mod keeping;
+mod library;
 
 use std::process::ExitCode;
 
-pub(super) use fingerprint::{asked, settings};
+pub(super) use fingerprint::asked;
+pub(super) use library::{library, settings};
 
 use super::args::{EngineArgs, EngineVerb};
 use super::{block_on, until_interrupted};
@@ -22,6 +25,8 @@ pub(super) fn run(args: EngineArgs) -> anyhow::Result<ExitCode> {
         EngineVerb::Export(args) => block_on(until_interrupted(bundles::export(args))),
         EngineVerb::Import(args) => block_on(until_interrupted(bundles::import(args))),
         EngineVerb::Restore(args) => block_on(until_interrupted(bundles::restore(args))),
+        EngineVerb::Pin(args) => block_on(until_interrupted(keeping::pin(args))),
+        EngineVerb::Release(args) => block_on(until_interrupted(keeping::release(args))),
         EngineVerb::Keygen(args) => bundles::keygen(&args),
     }
 }

@@ -62,6 +62,9 @@ fn described() -> (Router<Node>, Document) {
         .routes(routes!(engines::one))
         .routes(routes!(engines::document))
         .routes(routes!(engines::pack))
+        .routes(routes!(engines::recheck))
+        .routes(routes!(engines::release))
+        .routes(routes!(engines::pin, engines::unpin))
         .routes(routes!(engines::begin_attempt))
         .routes(routes!(engines::end_attempt))
         .merge(

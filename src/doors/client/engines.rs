@@ -22,13 +22,14 @@ use tokio::sync::mpsc;
 use super::calls::{body, segment};
 use super::{Client, ClientError};
 use crate::base::ErrorKind;
-use crate::doors::api::engines::{Begun, LookupRequest, PACK_HEADER, Shown, Wanted};
+use crate::doors::api::engines::{Begun, FILES_HEADER, LookupRequest, PACK_HEADER, ReleaseRequest, Shown, Wanted};
 use crate::engines::{
-    AttemptEnd, AttemptId, BundleRef, BundleView, Capture, Captured, Config, EngineError, Library, Lookup, Near,
-    Restored, RunReport, Sending, Trust, unpack, unpack_stream, until_settled,
+    AttemptEnd, AttemptId, BundleRef, BundleView, Capture, Captured, Config, EngineError, InPlace, Library, Lookup,
+    Near, Restored, RunReport, Sending, Trust, pack_of, unpack, unpack_stream, until_settled,
 };
 use crate::model::engine::EngineKey;
 use crate::model::{Bundle, BundleId, Signature};
+use crate::prewarm::wire::PinRequest;
 
 /// Bundles of the node that a daemon serves.
 #[derive(Clone, Debug)]
@@ -112,12 +113,12 @@ impl DaemonLibrary {
         Self { trust: Some(trust), ..self }
     }
 
-    /// The document of a bundle that may be restored, and where its pack lies, where that is to be believed.
+    /// The document of a bundle that may be restored, and where its pack lies, or its files, where that is to be believed.
     async fn document(&self, wanted: &BundleRef) -> Result<(Bundle, Option<PathBuf>), EngineError> {
         let (id, sure) = (&wanted.id, self.client.is_sure());
         let path = format!("/v1/engines/{id}/document");
         let answer = self.client.send(Method::GET, &path, None, Vec::new()).await?;
-        let place = answer.headers().get(PACK_HEADER).map(|value| {
+        let place = [PACK_HEADER, FILES_HEADER].iter().find_map(|name| answer.headers().get(*name)).map(|value| {
             use std::os::unix::ffi::OsStrExt;
             PathBuf::from(std::ffi::OsStr::from_bytes(value.as_bytes()))
         });
@@ -144,6 +145,12 @@ impl DaemonLibrary {
 
     async fn shown(&self, id: &BundleId) -> Result<Shown, ClientError> {
         self.client.json(Method::GET, &format!("/v1/engines/{id}"), Vec::new()).await
+    }
+
+    /// Where the files of a bundle lie that is used in place.
+    fn files(&self, place: Option<PathBuf>) -> Result<PathBuf, EngineError> {
+        let why = "is used where its node's store has it, and the daemon is on another machine";
+        place.filter(|_| self.client.is_local()).ok_or_else(|| EngineError::refused("bundle", why))
     }
 
     async fn streamed(&self, id: &BundleId, bundle: Bundle, into: PathBuf) -> Result<Restored, EngineError> {
@@ -221,6 +228,10 @@ impl Library for DaemonLibrary {
 
     async fn restore(&self, bundle: &BundleRef, into: &Path) -> Result<Restored, EngineError> {
         let (document, place) = self.document(bundle).await?;
+        if document.pack.is_none() {
+            let (files, into) = (self.files(place)?, into.to_owned());
+            return blocking(move || unpack_stream(&document, pack_of(&document, &files).as_mut(), &into)).await;
+        }
         let pack = place.filter(|_| self.client.is_local()).and_then(|place| File::open(place).ok());
         if let Some(pack) = pack {
             let (document, into) = (document.clone(), into.to_owned());
@@ -231,6 +242,16 @@ impl Library for DaemonLibrary {
             }
         }
         self.streamed(&bundle.id, document, into.to_owned()).await
+    }
+
+    async fn in_place(&self, bundle: &BundleRef) -> Result<InPlace, EngineError> {
+        let (document, place) = self.document(bundle).await?;
+        let files = self.files(place)?;
+        let shown = blocking(move || InPlace::verify(&document, Some(&files))).await;
+        if shown.as_ref().is_err_and(|error| error.kind() == ErrorKind::Corrupt) {
+            self.client.whole(Method::POST, &format!("/v1/engines/{}/recheck", bundle.id), Vec::new()).await?;
+        }
+        shown
     }
 
     async fn capture(&self, capture: Capture) -> Result<Captured, EngineError> {
@@ -250,6 +271,28 @@ impl Library for DaemonLibrary {
         Ok(())
     }
 
+    async fn release(&self, bundle: &BundleId, reason: &str) -> Result<BundleRef, EngineError> {
+        let request = ReleaseRequest { reason: reason.to_owned() };
+        Ok(self.client.json(Method::POST, &format!("/v1/engines/{bundle}/release"), body(&request)).await?)
+    }
+
+    async fn pin(
+        &self,
+        bundle: &BundleId,
+        name: &str,
+        reason: &str,
+        lease: Option<u64>,
+    ) -> Result<BundleRef, EngineError> {
+        let request = PinRequest { reason: reason.to_owned(), lease_seconds: lease, ..PinRequest::default() };
+        let path = format!("/v1/engines/{bundle}/pins/{}", segment(name));
+        Ok(self.client.json(Method::PUT, &path, body(&request)).await?)
+    }
+
+    async fn unpin(&self, bundle: &BundleId, name: &str) -> Result<BundleRef, EngineError> {
+        let path = format!("/v1/engines/{bundle}/pins/{}", segment(name));
+        Ok(self.client.json(Method::DELETE, &path, Vec::new()).await?)
+    }
+
     async fn list(&self) -> Result<Vec<Near>, EngineError> {
         Ok(self.client.json(Method::GET, "/v1/engines", Vec::new()).await?)
     }
@@ -266,6 +309,11 @@ impl Library for DaemonLibrary {
     }
 
     async fn pack(&self, bundle: &BundleId) -> Result<Box<dyn Read + Send>, EngineError> {
+        let shown = self.shown(bundle).await?.bundle;
+        if shown.in_place {
+            let (document, place) = self.document(&shown).await?;
+            return Ok(pack_of(&document, &self.files(place)?));
+        }
         let path = format!("/v1/engines/{bundle}/pack");
         let answer = self.client.send(Method::GET, &path, None, Vec::new()).await?;
         let (pieces, arrived) = mpsc::channel(PIECES);

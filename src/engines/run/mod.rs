@@ -24,6 +24,7 @@ mod prove;
 mod ready;
 mod report;
 mod scan;
+mod shown;
 mod unready;
 mod verdict;
 mod view;
@@ -43,6 +44,7 @@ use self::prepare::{A_WORD, Prepared, fill_in, prepare, within};
 use self::prove::Proof;
 pub use self::ready::Probe;
 pub use self::report::{OfKind, Report};
+use self::shown::READ_ONLY;
 pub use self::verdict::{Counts, Verdict};
 pub use self::view::Placement;
 use super::fingerprint::{Fingerprint, Scene};
@@ -153,6 +155,7 @@ pub async fn run(request: Request, held: Held) -> std::io::Result<Ended> {
         for kind in &mut prepared.kinds {
             if let Some(held) = kind.restored.take() {
                 kind.reason = format!("a start with bundle {} failed: {why}", held.bundle.id);
+                kind.shown.clear();
                 kind.trial = held.attempt.map(|attempt| (held.bundle, attempt));
             }
         }
@@ -164,8 +167,17 @@ pub async fn run(request: Request, held: Held) -> std::io::Result<Ended> {
     }
     let status = start.finish(&mut prepared, child, phase, heard, broken).await;
     prepared.report.exit_code = Some(code(status));
+    if wants_to_write(&prepared.report.log) {
+        let note = format!("the command says \"{READ_ONLY}\": it may not write to what the store shows it");
+        prepared.report.notes.push(note);
+    }
     start.write(&mut prepared.report);
     Ok(Ended { report: prepared.report, status })
+}
+
+/// Whether the command has said that it may not write. It is listened for only where something is shown.
+fn wants_to_write(heard: &Heard) -> bool {
+    heard.lines.iter().any(|line| line.contains(READ_ONLY))
 }
 
 /// Told to end before there was a command to tell.
@@ -196,7 +208,10 @@ impl Start<'_> {
     /// Starts the command and waits until it is ready or has ended.
     async fn attempt(&mut self, prepared: &mut Prepared) -> std::io::Result<(Child, Phase, Listener)> {
         let profile = self.request.fingerprint.as_ref().ok().map(|fingerprint| &fingerprint.profile);
-        let log = profile.map(|profile| profile.log.clone()).unwrap_or_default();
+        let mut log = profile.map(|profile| profile.log.clone()).unwrap_or_default();
+        if prepared.kinds.iter().any(|kind| !kind.shown.is_empty()) {
+            log.bad.push(READ_ONLY.to_owned());
+        }
         let line = match &self.probe {
             Probe::Line(line) => Some(line.as_str()),
             _ => None,
@@ -211,6 +226,7 @@ impl Start<'_> {
                 prepared.report.notes.push("the command cannot be started with its view, and is without".to_owned());
                 for kind in &mut prepared.kinds {
                     kind.restored = None;
+                    kind.shown.clear();
                     kind.blocked.get_or_insert_with(|| "the view was not used".to_owned());
                 }
                 prepared.placed = None;
@@ -258,7 +274,8 @@ impl Start<'_> {
         if by_itself && !told && status.signal() == Some(libc::SIGKILL) {
             return None;
         }
-        let why = format!("{} before it was ready", words(status));
+        let read_only = if wants_to_write(&heard.heard()) { ": it may not write to what it is shown" } else { "" };
+        let why = format!("{} before it was ready{read_only}", words(status));
         // A program that may not be run twice says by its code what it likes; a signal, or its own word, speaks against the bundle.
         let end = if by_itself && (told || status.code().is_some()) && heard.heard().bad == 0 {
             AttemptEnd::Cleared
@@ -410,6 +427,18 @@ fn write(options: &Options, report: &mut Report) {
 /// Takes away what was restored, so that the command begins with empty directories.
 fn wipe(prepared: &mut Prepared) {
     let Some(view) = &prepared.view else { return };
+    if let Some(placed) = &mut prepared.placed {
+        placed.mounts.clone_from(&placed.plain);
+        if placed.how == Placement::Linked {
+            shown::unlink(view.path());
+            placed.inside.clear();
+            placed.how = Placement::InPlace;
+            prepared.report.view = Placement::InPlace;
+            for kind in &mut prepared.kinds {
+                kind.blocked.get_or_insert_with(|| "the engine has used its own directory".to_owned());
+            }
+        }
+    }
     let roots: Vec<_> = prepared.kinds.iter().flat_map(|kind| kind.roots.clone()).collect();
     for kind in &prepared.kinds {
         if let Err(error) = view.wipe(kind.kind) {

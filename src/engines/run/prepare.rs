@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::report::Report;
 use super::scan::{Snapshot, Watched, mark_unread, scan, shows_reads};
+use super::shown::Shown;
 use super::verdict::Verdict;
 use super::view::{Placed, View, is_cramped, place, with_files};
 use super::{Options, Request};
 use crate::base::ErrorKind;
 use crate::engines::fingerprint::Fingerprint;
 use crate::engines::roots::Root;
-use crate::engines::{AttemptId, BundleRef, EngineError, Library, Lookup, Refusal, Standing};
+use crate::engines::{AttemptId, BundleRef, EngineError, InPlace, Library, Lookup, Refusal, Standing};
 use crate::model::engine::{BundleKind, EngineKey, Role};
 use crate::model::{BundleId, ManifestEntry};
 use crate::sys::mutant::mutant;
@@ -38,6 +39,8 @@ pub(super) struct Kind {
     pub(super) roots: Vec<Root>,
     /// What was restored.
     pub(super) restored: Option<Held>,
+    /// What of it is shown where the store has it.
+    pub(super) shown: Vec<Shown>,
     /// A bundle that is suspected: this start is without it, and tells.
     pub(super) trial: Option<(BundleRef, AttemptId)>,
     /// Why nothing was restored.
@@ -61,6 +64,8 @@ pub(super) struct Held {
     pub(super) entries: Vec<ManifestEntry>,
     pub(super) bytes: u64,
     pub(super) files: u64,
+    /// Held for as long as it is shown: what is open is not evicted.
+    pub(super) _in_place: Option<InPlace>,
 }
 
 /// All that a start needs.
@@ -79,10 +84,22 @@ pub(super) struct Prepared {
 // === impl Kind ===
 
 impl Kind {
-    /// What is watched of it.
+    /// What is watched of it: what is its own, and what it is shown.
     pub(super) fn watched(&self, view: &View, placed: &Placed, fingerprint: &Fingerprint) -> Vec<Watched> {
+        let mut watched = self.own(view, placed, fingerprint);
+        for shown in &self.shown {
+            let ignored = fingerprint.profile.ignored_in(&shown.root.name);
+            let places = shown.places().into_iter();
+            watched.extend(places.map(|(name, path)| Watched { name, path, ignored: ignored.clone() }));
+        }
+        watched
+    }
+
+    /// What of it is a directory of the start's own, where something new may be.
+    pub(super) fn own(&self, view: &View, placed: &Placed, fingerprint: &Fingerprint) -> Vec<Watched> {
         let inside = |root: &&Root| placed.inside.iter().any(|one| one.name == root.name);
-        let roots = self.roots.iter().filter(inside);
+        let whole = |root: &&Root| self.shown.iter().any(|one| one.parts.is_empty() && one.root.name == root.name);
+        let roots = self.roots.iter().filter(|root| inside(root) && !whole(root));
         roots
             .map(|root| Watched {
                 name: root.name.clone(),
@@ -100,6 +117,12 @@ impl Prepared {
     pub(super) fn watched(&self, fingerprint: &Fingerprint) -> Vec<Watched> {
         let (Some(view), Some(placed)) = (&self.view, &self.placed) else { return Vec::new() };
         self.kinds.iter().flat_map(|kind| kind.watched(view, placed, fingerprint)).collect()
+    }
+
+    /// What is watched of them and is the start's own.
+    fn own(&self, fingerprint: &Fingerprint) -> Vec<Watched> {
+        let (Some(view), Some(placed)) = (&self.view, &self.placed) else { return Vec::new() };
+        self.kinds.iter().flat_map(|kind| kind.own(view, placed, fingerprint)).collect()
     }
 
     /// Without any view.
@@ -195,6 +218,7 @@ async fn find(library: &dyn Library, key: EngineKey, roots: Vec<Root>, deadline:
         key,
         roots,
         restored: None,
+        shown: Vec::new(),
         trial: None,
         reason: String::new(),
         blocked: None,
@@ -258,11 +282,24 @@ async fn restore(library: &dyn Library, kind: &mut Kind, into: &Path) {
     }
     // A cold start is what there is otherwise: no longer than that is waited for.
     let patience = Duration::from_millis(bundle.evidence.cold_ms.unwrap_or_default()).max(RESTORE_LEAST);
+    if bundle.in_place {
+        match within(patience, library.in_place(&bundle)).await {
+            Ok(shown) => {
+                let (bytes, files, entries) = (shown.bytes, shown.entries.len() as u64, shown.entries.clone());
+                kind.reason.clear();
+                kind.shown = Shown::of(&shown, &kind.roots);
+                kind.restored = Some(Held { bundle, attempt: None, entries, bytes, files, _in_place: Some(shown) });
+            }
+            Err(error) => kind.reason = format!("bundle {} cannot be shown: {error}", bundle.id),
+        }
+        return;
+    }
     match within(patience, library.restore(&bundle, into)).await {
         Ok(restored) => {
             let (bytes, files) = (restored.bytes, restored.files);
             kind.reason.clear();
-            kind.restored = Some(Held { bundle, attempt: None, entries: restored.entries, bytes, files });
+            kind.restored =
+                Some(Held { bundle, attempt: None, entries: restored.entries, bytes, files, _in_place: None });
         }
         Err(error) => {
             kind.reason = format!("bundle {} cannot be restored: {error}", bundle.id);
@@ -324,7 +361,8 @@ fn settle_in(prepared: &mut Prepared, view: View, fingerprint: &Fingerprint, opt
         let cramped = kind.roots.iter().filter(|root| kind.cramped || is_cramped(&view, &root.path));
         left_alone.extend(cramped.map(|root| root.name.clone()));
     }
-    let placed = place(&view, &roots, &left_alone, fingerprint.profile.relocatable, options.namespaces);
+    let shown: Vec<Shown> = prepared.kinds.iter().flat_map(|kind| kind.shown.clone()).collect();
+    let placed = place(&view, &roots, &left_alone, &shown, fingerprint.profile.relocatable, options.namespaces);
     prepared.report.notes.extend(placed.notes.iter().cloned());
     prepared.report.view = placed.how;
     for kind in &mut prepared.kinds {
@@ -343,10 +381,25 @@ fn settle_in(prepared: &mut Prepared, view: View, fingerprint: &Fingerprint, opt
             };
             kind.blocked.get_or_insert(why);
         }
+        if !kind.shown.is_empty()
+            && let Some(why) = &placed.not_shown
+            && let Some(held) = kind.restored.take()
+        {
+            kind.shown.clear();
+            kind.reason = format!("bundle {} cannot be shown to the engine: {why}", held.bundle.id);
+        }
+        for shown in &kind.shown {
+            let path = shown.root.path.display();
+            prepared
+                .report
+                .notes
+                .push(format!("what is restored at {path} is read-only, and shared: a write to it fails (EROFS)"));
+        }
         // A kind with nowhere to be is not there.
         if placed.inside.iter().all(|root| root.kind != kind.kind)
             && let Some(held) = kind.restored.take()
         {
+            kind.shown.clear();
             kind.reason = format!("bundle {} was restored and cannot be shown to the engine", held.bundle.id);
         }
     }
@@ -355,7 +408,8 @@ fn settle_in(prepared: &mut Prepared, view: View, fingerprint: &Fingerprint, opt
     prepared.placed = Some(placed);
     let watched = prepared.watched(fingerprint);
     if prepared.shows_reads {
-        mark_unread(&watched);
+        // Not what others are shown as well: whose reading would it be?
+        mark_unread(&prepared.own(fingerprint));
     }
     prepared.before = scan(&watched);
 }
@@ -363,6 +417,7 @@ fn settle_in(prepared: &mut Prepared, view: View, fingerprint: &Fingerprint, opt
 fn give_up(prepared: &mut Prepared, why: &str) {
     for kind in &mut prepared.kinds {
         kind.blocked.get_or_insert_with(|| why.to_owned());
+        kind.shown.clear();
         if let Some(held) = kind.restored.take() {
             kind.reason = format!("bundle {} was restored, and {why}", held.bundle.id);
         }

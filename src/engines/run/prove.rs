@@ -187,7 +187,7 @@ impl Proof {
         let (Some(view), Some(placed)) = (&prepared.view, &prepared.placed) else {
             return ("there is no view".to_owned(), None);
         };
-        let watched = kind.watched(view, placed, &self.fingerprint);
+        let watched = kind.own(view, placed, &self.fingerprint);
         let capture = Capture {
             key: kind.key.clone(),
             roots: watched.into_iter().map(|one| CaptureRoot { name: one.name, path: one.path }).collect(),
@@ -195,6 +195,7 @@ impl Proof {
             evidence: self.evidence(kind),
             secrets: self.fingerprint.secrets.clone(),
             refresh,
+            in_place: kind.kind == BundleKind::Graph && kind.roots.iter().all(|root| root.in_place),
         };
         match within(CAPTURE_MOST, self.library.capture(capture)).await {
             Ok(Captured::Created { bundle, .. }) => ("created".to_owned(), Some(bundle.id)),
@@ -246,7 +247,9 @@ pub(super) fn compare(
             snapshot.iter().filter(|(path, _)| ours(path)).map(|(path, seen)| (path.clone(), *seen)).collect()
         };
         let restored = kind.restored.as_ref().map(|held| held.entries.as_slice()).unwrap_or_default();
-        let counts = Counts::of(restored, &of_kind(&prepared.before), &of_kind(after), prepared.shows_reads);
+        // What the store shows to several starts tells nothing of one's reading.
+        let shows_reads = prepared.shows_reads && kind.shown.is_empty();
+        let counts = Counts::of(restored, &of_kind(&prepared.before), &of_kind(after), shows_reads);
         let (outcome, mut reason) = judge(&counts);
         if outcome == Verdict::Cold && !kind.reason.is_empty() {
             reason.clone_from(&kind.reason);
@@ -265,7 +268,8 @@ pub(super) fn compare(
         });
     }
     // Kinds overlap (a graph has its kernels in it), so that the start as a whole is judged by all files together.
-    prepared.report.files = Counts::of(&entries, &prepared.before, after, prepared.shows_reads);
+    let shows_reads = prepared.shows_reads && prepared.kinds.iter().all(|kind| kind.shown.is_empty());
+    prepared.report.files = Counts::of(&entries, &prepared.before, after, shows_reads);
     prepared.report.bundles = shown;
     entries
 }

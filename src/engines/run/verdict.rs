@@ -139,7 +139,7 @@ impl Counts {
         }
         let read = match read {
             Some(_) => "of which the engine had read none",
-            None => "of which none is known to have been read: reading does not show on this file system",
+            None => "of which none is known to have been read: reading does not show here",
         };
         (Verdict::Inert, format!("{restored} files were restored, {read}; nothing new was made"))
     }

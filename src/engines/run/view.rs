@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::fingerprint::Scene;
 use super::super::roots::Root;
+use super::shown::{Shown, unlink};
 use crate::base::units::GIB;
 use crate::model::engine::BundleKind;
 use crate::sys::durable::temporary_name;
@@ -37,6 +38,8 @@ pub(super) struct View {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Placement {
+    /// By links at the engine's own paths.
+    Linked,
     /// In a mount namespace, at the engine's own paths.
     Mounted,
     /// The same, in a user namespace of its own.
@@ -52,10 +55,14 @@ pub enum Placement {
 pub(super) struct Placed {
     pub(super) how: Placement,
     pub(super) mounts: Option<Mounts>,
+    /// The same without what is shown read-only.
+    pub(super) plain: Option<Mounts>,
     /// Variables to set.
     pub(super) variables: Vec<(String, PathBuf)>,
     /// The roots that are in the view.
     pub(super) inside: Vec<Root>,
+    /// Why what should be shown is not.
+    pub(super) not_shown: Option<String>,
     /// What was tried in vain, in words.
     pub(super) notes: Vec<String>,
 }
@@ -166,6 +173,7 @@ fn take_away(path: &Path) {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let dead = path.with_file_name(format!("{DEAD}{name}"));
     let path = if fs::rename(path, &dead).is_ok() { &dead } else { path };
+    unlink(path);
     // What stays is taken away by the next start.
     let _ = fs::remove_dir_all(path);
 }
@@ -190,6 +198,7 @@ fn sweep(base: &Path) {
     for entry in entries.flatten() {
         let path = entry.path();
         if entry.file_name().to_string_lossy().starts_with(DEAD) {
+            unlink(&path);
             let _ = fs::remove_dir_all(&path);
             continue;
         }
@@ -205,8 +214,15 @@ fn jitter() -> u32 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos())
 }
 
-/// Decides how the command finds its view. `own`: roots that stay as they are.
-pub(super) fn place(view: &View, roots: &[Root], own: &[String], relocatable: bool, namespaces: bool) -> Placed {
+/// Decides how the command finds its view. `own`: roots that stay as they are. `shown`: what the store shows in place.
+pub(super) fn place(
+    view: &View,
+    roots: &[Root],
+    own: &[String],
+    shown: &[Shown],
+    relocatable: bool,
+    namespaces: bool,
+) -> Placed {
     let mut notes = Vec::new();
     let mut inside: Vec<Root> = roots.iter().filter(|root| !own.contains(&root.name)).cloned().collect();
     // A root without a variable, or below what that says, cannot be moved alone.
@@ -226,26 +242,66 @@ pub(super) fn place(view: &View, roots: &[Root], own: &[String], relocatable: bo
             }
         }
         match mounted(&pairs) {
-            Ok((mounts, how)) => {
+            Ok((plain, how)) => {
+                let (mounts, not_shown) = match with_shown(&plain, view, shown) {
+                    Ok(mounts) => (mounts, None),
+                    Err(error) => (plain.clone(), Some(format!("it cannot be mounted read-only: {error}"))),
+                };
                 inside.retain(|root| !lost.contains(&root.name));
                 let how = match (pairs.is_empty(), variables.is_empty()) {
                     (true, true) => Placement::InPlace,
                     (true, false) => Placement::Slot,
                     (false, _) => how,
                 };
-                return Placed { how, mounts: Some(mounts), variables, inside, notes };
+                let plain = Some(plain);
+                return Placed { how, mounts: Some(mounts), plain, variables, inside, not_shown, notes };
             }
             Err(error) => notes.push(format!("no mount namespace: {error}")),
         }
     }
+    if !shown.is_empty() {
+        // One that cannot be linked is the end of all: half an engine is none.
+        let linked: Result<(), String> = shown.iter().try_for_each(|one| one.link(view.path()));
+        let (how, inside, not_shown) = match linked {
+            Ok(()) => (Placement::Linked, shown.iter().map(|one| one.root.clone()).collect(), None),
+            Err(why) => {
+                unlink(view.path());
+                (Placement::InPlace, Vec::new(), Some(why))
+            }
+        };
+        return Placed { how, mounts: None, plain: None, variables: Vec::new(), inside, not_shown, notes };
+    }
     if !relocatable {
         notes.push("what this engine compiles is good at one path only, and its view cannot be put there".to_owned());
-        return Placed { how: Placement::InPlace, mounts: None, variables: Vec::new(), inside: Vec::new(), notes };
+        let (variables, inside) = (Vec::new(), Vec::new());
+        return Placed {
+            how: Placement::InPlace,
+            mounts: None,
+            plain: None,
+            variables,
+            inside,
+            not_shown: None,
+            notes,
+        };
     }
     inside.retain(movable);
     let variables: Vec<(String, PathBuf)> = inside.iter().filter_map(moved).collect();
     let how = if inside.is_empty() { Placement::InPlace } else { Placement::Slot };
-    Placed { how, mounts: None, variables, inside, notes }
+    Placed { how, mounts: None, plain: None, variables, inside, not_shown: None, notes }
+}
+
+/// The same mounts, and after them what is shown.
+fn with_shown(plain: &Mounts, view: &View, shown: &[Shown]) -> io::Result<Mounts> {
+    if shown.is_empty() {
+        return Ok(plain.clone());
+    }
+    let mut pairs = Vec::new();
+    for one in shown {
+        pairs.extend(one.mounts(view)?);
+    }
+    let mounts = plain.clone().and_read_only(&pairs)?;
+    mounts.probe()?;
+    Ok(mounts)
 }
 
 fn mounted(pairs: &[(PathBuf, PathBuf)]) -> io::Result<(Mounts, Placement)> {
@@ -313,7 +369,7 @@ mod tests {
 
     fn root(name: &str, path: PathBuf, variable: Option<&str>) -> Root {
         let variable = variable.map(|name| (name.to_owned(), PathBuf::new()));
-        Root { name: name.to_owned(), kind: BundleKind::Graph, path, variable }
+        Root { name: name.to_owned(), kind: BundleKind::Graph, path, variable, in_place: false }
     }
 
     #[test]
@@ -396,11 +452,11 @@ mod tests {
             root("c", base.path().join("c"), Some("C_DIR")),
         ];
         view.fill(&roots).unwrap();
-        let placed = place(&view, &roots, &["c".to_owned()], true, false);
+        let placed = place(&view, &roots, &["c".to_owned()], &[], true, false);
         assert_eq!(placed.how, Placement::Slot);
         assert_eq!(placed.variables, [("A_DIR".to_owned(), view.of(BundleKind::Graph).join("a"))]);
         assert_eq!(placed.inside.len(), 1);
-        let placed = place(&view, &roots, &[], false, false);
+        let placed = place(&view, &roots, &[], &[], false, false);
         assert!(placed.how == Placement::InPlace && placed.inside.is_empty() && !placed.notes.is_empty());
     }
 
@@ -411,7 +467,7 @@ mod tests {
         fs::write(base.path().join("file"), "").unwrap();
         let roots = [root("a", base.path().join("file/below"), Some("A_DIR"))];
         view.fill(&roots).unwrap();
-        assert_eq!(place(&view, &roots, &[], true, true).how, Placement::Slot);
-        assert_eq!(place(&view, &roots, &[], false, true).how, Placement::InPlace);
+        assert_eq!(place(&view, &roots, &[], &[], true, true).how, Placement::Slot);
+        assert_eq!(place(&view, &roots, &[], &[], false, true).how, Placement::InPlace);
     }
 }

@@ -3,5 +3,8 @@
 mod convictions;
 mod endings;
 mod growing;
+mod in_place;
+mod keeping;
 mod keys;
+mod prewarm;
 mod run;

@@ -21,6 +21,8 @@ pub(super) struct Bench {
     /// Instead of a root.
     pub(super) daemon: Option<String>,
     pub(super) settle: &'static str,
+    /// What stands after the path of the cache directory.
+    pub(super) kind: &'static str,
 }
 
 impl Bench {
@@ -31,6 +33,7 @@ impl Bench {
             environment: Vec::new(),
             daemon: None,
             settle: "200ms",
+            kind: "",
         }
     }
 
@@ -64,7 +67,7 @@ impl Bench {
             .arg("--view-dir")
             .arg(self.at("views"))
             .arg("--cache-dir")
-            .arg(format!("c={}", self.text("cache")))
+            .arg(format!("c={}{}", self.text("cache"), self.kind))
             .args(&self.more)
             .arg("--")
             .args(argv)
@@ -122,11 +125,11 @@ impl Bench {
     }
 
     /// Files that are in the engine's own directory, which is nobody's but its own.
-    fn left_in_cache(&self) -> usize {
+    pub(super) fn left_in_cache(&self) -> usize {
         std::fs::read_dir(self.at("cache")).map_or(0, Iterator::count)
     }
 
-    fn views(&self) -> usize {
+    pub(super) fn views(&self) -> usize {
         std::fs::read_dir(self.at("views")).map_or(0, Iterator::count)
     }
 }

@@ -79,6 +79,7 @@ pub(crate) fn capture(key: EngineKey, roots: &[(&str, &Path)]) -> Capture {
         evidence: Evidence { cold_ms: Some(42_000), ..Evidence::default() },
         secrets: Vec::new(),
         refresh: false,
+        in_place: false,
     }
 }
 

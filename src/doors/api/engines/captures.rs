@@ -44,8 +44,8 @@ const PIECES: usize = 16;
 #[derive(Clone, Debug, Default)]
 pub struct Captures {
     waiting: Arc<Mutex<HashMap<String, Awaited>>>,
-    /// Of each scope: how many, and the bytes that they have announced.
-    under_way: Arc<Mutex<HashMap<Tenant, (usize, u64)>>>,
+    /// Of each scope: how many.
+    under_way: Arc<Mutex<HashMap<Tenant, usize>>>,
 }
 
 /// A draft whose bytes are awaited.
@@ -60,7 +60,6 @@ struct Awaited {
 struct Slot {
     of: Captures,
     scope: Tenant,
-    bytes: u64,
 }
 
 /// The answer to a draft.
@@ -76,20 +75,16 @@ pub(crate) enum Wanted {
 // === impl Captures ===
 
 impl Captures {
-    /// A place among those under way, if `scope` may have one more; `most`: bytes that it may still bring.
-    fn slot(&self, scope: &Tenant, bytes: u64, most: Option<u64>) -> Result<Slot, Problem> {
+    /// A place among those under way, if `scope` may have one more. How many bytes it may bring is the library's to say.
+    fn slot(&self, scope: &Tenant) -> Result<Slot, Problem> {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = under_way.values().map(|(captures, _)| captures).sum();
-        let (own, announced) = under_way.get(scope).copied().unwrap_or_default();
+        let all: usize = under_way.values().sum();
+        let own = under_way.get(scope).copied().unwrap_or_default();
         if all >= UNDER_WAY_MOST || own >= OF_ONE_SCOPE {
             return Err(problem(ErrorKind::Busy, "too many captures are under way on this node: ask again later"));
         }
-        if most.is_some_and(|most| announced.saturating_add(bytes) > most) {
-            let detail = format!("{bytes} bytes more are more than scope {scope} may bring here: see access.bytes_max");
-            return Err(problem(ErrorKind::NoSpace, detail));
-        }
-        under_way.insert(scope.clone(), (own + 1, announced.saturating_add(bytes)));
-        Ok(Slot { of: self.clone(), scope: scope.clone(), bytes })
+        under_way.insert(scope.clone(), own + 1);
+        Ok(Slot { of: self.clone(), scope: scope.clone() })
     }
 
     /// Keeps a capture until its bytes come, or too long.
@@ -119,8 +114,8 @@ impl Captures {
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut under_way = self.of.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((captures, bytes)) = under_way.get_mut(&self.scope) {
-            (*captures, *bytes) = (captures.saturating_sub(1), bytes.saturating_sub(self.bytes));
+        if let Some(captures) = under_way.get_mut(&self.scope) {
+            *captures = captures.saturating_sub(1);
             if *captures == 0 {
                 under_way.remove(&self.scope);
             }
@@ -148,8 +143,7 @@ pub(in crate::doors::api) async fn begin(
     match node.engines.begin_capture(scope, draft).await.map_err(|error| refused(&error))? {
         Begun::Done(captured) => Ok(Json(Wanted::Done(captured)).into_response()),
         Begun::Wanted(capturing) => {
-            let most = node.access.bytes_max(scope).map(|most| most.0.saturating_sub(node.store.charged_to(scope)));
-            let slot = node.captures.slot(scope, capturing.announced(), most)?;
+            let slot = node.captures.slot(scope)?;
             let id = node.captures.keep(slot, *capturing);
             Ok((StatusCode::ACCEPTED, Json(Wanted::Upload(id))).into_response())
         }
@@ -268,20 +262,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scope_has_its_own_places_and_bytes() {
+    fn a_scope_has_its_own_places() {
         let (captures, one, other) = (Captures::default(), Tenant::of_uid(1), Tenant::of_uid(2));
         let kind = |outcome: Result<Slot, Problem>| outcome.map(drop).map_err(|problem| problem.kind.unwrap());
-        let mut held: Vec<Slot> = (0..OF_ONE_SCOPE).map(|_| captures.slot(&one, 10, Some(100)).unwrap()).collect();
-        assert_eq!(kind(captures.slot(&one, 10, None)), Err(ErrorKind::Busy));
-        assert_eq!(kind(captures.slot(&other, 10, None)), Ok(()), "another's are its own");
+        let mut held: Vec<Slot> = (0..OF_ONE_SCOPE).map(|_| captures.slot(&one).unwrap()).collect();
+        assert_eq!(kind(captures.slot(&one)), Err(ErrorKind::Busy));
+        assert_eq!(kind(captures.slot(&other)), Ok(()), "another's are its own");
         held.pop();
-        assert_eq!(kind(captures.slot(&one, 71, Some(100))), Err(ErrorKind::NoSpace), "30 are announced");
-        assert_eq!(kind(captures.slot(&one, 70, Some(100))), Ok(()));
+        assert_eq!(kind(captures.slot(&one)), Ok(()));
         drop(held);
         assert!(captures.under_way.lock().unwrap().is_empty(), "nothing is kept of what is over");
-        let many: Vec<_> = (0..UNDER_WAY_MOST).map(|uid| captures.slot(&Tenant::of_uid(uid as u32), 1, None)).collect();
+        let many: Vec<_> = (0..UNDER_WAY_MOST).map(|uid| captures.slot(&Tenant::of_uid(uid as u32))).collect();
         assert!(many.iter().all(Result::is_ok));
-        assert_eq!(kind(captures.slot(&Tenant::of_uid(1000), 1, None)), Err(ErrorKind::Busy));
+        assert_eq!(kind(captures.slot(&Tenant::of_uid(1000))), Err(ErrorKind::Busy));
     }
 
     #[test]

@@ -20,16 +20,20 @@ use crate::base::ErrorKind;
 use crate::doors::problem::problem;
 use crate::doors::reader::Reader;
 use crate::doors::{Node, blobs};
-use crate::engines::{AttemptEnd, AttemptId, BundleRef, EngineError, Lookup, Near, Refusal, RunReport};
+use crate::engines::{AttemptEnd, AttemptId, BundleRef, Decider, EngineError, Lookup, Near, Refusal, RunReport};
 use crate::model::BundleId;
 use crate::model::engine::EngineKey;
-use crate::prewarm::wire::Problem;
+use crate::prewarm::wire::{PinRequest, Problem};
+use crate::store::Pin;
 
 /// Longest wait for the shared origin that a lookup may ask for.
 const LOOKUP_LONGEST: Duration = Duration::from_secs(600);
 
 /// The header that says where a pack lies, for callers who may open it themselves.
 pub(crate) const PACK_HEADER: &str = "preheat-pack";
+
+/// The header that says where the files of a bundle lie that is used in place.
+pub(crate) const FILES_HEADER: &str = "preheat-files";
 
 /// What is looked for.
 #[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -106,15 +110,19 @@ pub(super) async fn one(State(node): State<Node>, reader: Reader, Path(id): Path
     }))
 }
 
-/// The canonical document of a bundle that may be restored now. `Preheat-Pack` says where its pack lies on the node.
+/// The canonical document of a bundle that may be restored now. `Preheat-Pack` says where its pack lies on the node, `Preheat-Files`
+/// where its files do, if it is used in place.
 #[utoipa::path(get, path = "/v1/engines/{id}/document", params(("id" = String, Path)),
     responses((status = 200, body = serde_json::Value), Problems, NotHere))]
 pub(super) async fn document(State(node): State<Node>, reader: Reader, Path(id): Path<String>) -> Answer<Response> {
     let opened = node.engines.open(&reader.identity.scope, &name(&id)?).await.map_err(|error| refused(&error))?;
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Ok(path) = HeaderValue::from_bytes(opened.pack.1.as_os_str().as_encoded_bytes()) {
-        headers.insert(PACK_HEADER, path);
+    let places = [(PACK_HEADER, opened.pack.map(|(_, path)| path)), (FILES_HEADER, opened.files)];
+    for (name, path) in places.into_iter().filter_map(|(name, path)| Some((name, path?))) {
+        if let Ok(path) = HeaderValue::from_bytes(path.as_os_str().as_encoded_bytes()) {
+            headers.insert(name, path);
+        }
     }
     Ok((headers, opened.bytes.to_vec()).into_response())
 }
@@ -136,6 +144,70 @@ pub(super) async fn pack(
         return Err(problem(ErrorKind::Invalid, "the bundle has no pack: it is used in place"));
     };
     blobs::give(&node, pack.blake3, &method, &HeaderMap::new()).await
+}
+
+/// Hashes the blobs of a bundle, and puts aside what is wrong: for a caller on this machine who has found that out by reading.
+#[utoipa::path(post, path = "/v1/engines/{id}/recheck", params(("id" = String, Path)),
+    responses((status = 204, description = "What was wrong is no longer given to anybody"), Problems, NotHere))]
+pub(super) async fn recheck(State(node): State<Node>, reader: Reader, Path(id): Path<String>) -> Answer<StatusCode> {
+    let rechecked = node.engines.recheck(&reader.identity.scope, &name(&id)?).await;
+    rechecked.map(|()| StatusCode::NO_CONTENT).map_err(|error| refused(&error))
+}
+
+/// What is said for a release.
+#[derive(Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReleaseRequest {
+    /// For whoever reads the log.
+    #[serde(default)]
+    pub(crate) reason: String,
+}
+
+fn decider(reader: &Reader) -> Decider {
+    Decider { scope: reader.identity.scope.clone(), operator: reader.identity.operator }
+}
+
+/// Releases a bundle from quarantine and suspicion. Callers take back their own word; an operator everybody's. It is logged.
+#[utoipa::path(post, path = "/v1/engines/{id}/release", params(("id" = String, Path)),
+    request_body = Option<ReleaseRequest>, responses((status = 200, body = BundleRef), Problems, NotHere))]
+pub(super) async fn release(
+    State(node): State<Node>,
+    reader: Reader,
+    Path(id): Path<String>,
+    Whole(body): Whole,
+) -> Answer<Json<BundleRef>> {
+    let request: ReleaseRequest = if body.is_empty() { ReleaseRequest::default() } else { parse(&body)? };
+    let released = node.engines.release(&decider(&reader), &name(&id)?, &request.reason).await;
+    released.map(Json).map_err(|error| refused(&error))
+}
+
+/// Pins a bundle, or with `lease_seconds` leases it: it is not evicted. A pin of what others restore too is for the operator.
+#[utoipa::path(put, path = "/v1/engines/{id}/pins/{pin}", params(("id" = String, Path), ("pin" = String, Path)),
+    request_body = Option<PinRequest>, responses((status = 200, body = BundleRef), Problems, NotHere))]
+pub(super) async fn pin(
+    State(node): State<Node>,
+    reader: Reader,
+    Path((id, pin)): Path<(String, String)>,
+    Whole(body): Whole,
+) -> Answer<Json<BundleRef>> {
+    let request: PinRequest = if body.is_empty() { PinRequest::default() } else { parse(&body)? };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let expires_at = request.lease_seconds.map(|seconds| now.saturating_add(seconds));
+    let pin = Pin { id: pin, reason: request.reason, expires_at, in_memory: request.in_memory };
+    let pinned = node.engines.pin(&decider(&reader), &name(&id)?, pin).await;
+    pinned.map(Json).map_err(|error| refused(&error))
+}
+
+/// Takes a pin or lease of a bundle away.
+#[utoipa::path(delete, path = "/v1/engines/{id}/pins/{pin}", params(("id" = String, Path), ("pin" = String, Path)),
+    responses((status = 200, body = BundleRef), Problems, NotHere))]
+pub(super) async fn unpin(
+    State(node): State<Node>,
+    reader: Reader,
+    Path((id, pin)): Path<(String, String)>,
+) -> Answer<Json<BundleRef>> {
+    let unpinned = node.engines.unpin(&decider(&reader), &name(&id)?, &pin).await;
+    unpinned.map(Json).map_err(|error| refused(&error))
 }
 
 /// Notes, durably, that a start with a bundle begins.
