@@ -1,6 +1,6 @@
 //! Hashing a blob as the disk has it: past the page cache, a few groups on their way while one is hashed. What is in memory stays there,
 //! what is not does not come, and rot below a warm blob is found before it cools. Where there is no direct I/O it goes through
-//! the cache, and what only this brought there is dropped again.
+//! the cache, and what only this brought there is dropped again; a small blob stays.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -94,18 +94,14 @@ impl BlobReader {
     }
 
     /// The same of the one group of a small blob: through the page cache, and into memory of its own size. Aligned megabytes and a
-    /// way past the cache cost more than it does.
+    /// way past the cache cost more than it does. It stays in the cache, where what was read once is the first to go: dropping it
+    /// would take it from whoever has warmed it meanwhile.
     fn verify_small(&self, groups: Range<u64>, progress: &mut dyn FnMut(u64)) -> Result<(), StoreError> {
-        let cold = !self.is_warm();
         let mut buffer = vec![0; usize::try_from(self.size()).unwrap_or(usize::MAX)];
-        let outcome = groups.into_iter().try_for_each(|group| {
+        groups.into_iter().try_for_each(|group| {
             progress(self.group(group, &mut buffer)?.len() as u64);
             Ok(())
-        });
-        if cold {
-            drop_cache(self.file());
-        }
-        outcome
+        })
     }
 
     /// Brings groups into the page cache, unless they are there, in large pieces as the disk likes it: for who is about to read them
