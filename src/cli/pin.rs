@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::args::PinArgs;
+use super::args::{NamedPinArgs, PinArgs};
 use super::error::CliError;
 use super::models;
 use super::screen::{Screen, print, print_json};
@@ -13,7 +13,8 @@ use crate::prewarm::wire::{ModelView, PinRequest};
 use crate::store::Pin;
 
 pub(super) async fn run(args: PinArgs) -> anyhow::Result<ExitCode> {
-    let PinArgs { model, name, lease, reason, remove, daemon, json } = args;
+    let PinArgs { model, pin, daemon, json } = args;
+    let NamedPinArgs { name, lease, reason, remove } = pin;
     if !Pin::is_name(&name) {
         return Err(CliError::invalid(format!("--name {name}: write 1 to 63 characters of a-z, 0-9 and -")).into());
     }

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::DaemonArgs;
-use crate::base::units::Span;
+use super::{DaemonArgs, NamedPinArgs};
 
 /// Where bundles are kept.
 #[derive(Clone, Debug, Args)]
@@ -100,18 +99,8 @@ pub(in super::super) struct EnginePinArgs {
     /// Which bundle; the first digits are enough where no other has them.
     #[arg(value_name = "BUNDLE")]
     pub(in super::super) bundle: String,
-    /// Name of the pin; the same name replaces. Of a-z, 0-9 and -.
-    #[arg(long, default_value = "manual", value_name = "NAME")]
-    pub(in super::super) name: String,
-    /// Let it end by itself.
-    #[arg(long, value_name = "SPAN")]
-    pub(in super::super) lease: Option<Span>,
-    /// Why, for people.
-    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
-    pub(in super::super) reason: String,
-    /// Take the pin away instead.
-    #[arg(long, conflicts_with_all = ["lease", "reason"])]
-    pub(in super::super) remove: bool,
+    #[command(flatten)]
+    pub(in super::super) pin: NamedPinArgs,
     #[command(flatten)]
     pub(in super::super) library: LibraryArgs,
     #[command(flatten)]

@@ -14,7 +14,7 @@ pub(super) use self::bundles::{
 };
 pub(super) use self::engine::{CommandArgs, DoctorArgs, EngineArgs, EngineVerb, ExplainArgs, FingerprintArgs, RunArgs};
 pub(super) use self::node::{
-    CancelArgs, EstimateArgs, PinArgs, PrewarmArgs, PriorityArg, StatusArgs, TierArg, WantedArgs,
+    CancelArgs, EstimateArgs, NamedPinArgs, PinArgs, PrewarmArgs, PriorityArg, StatusArgs, TierArg, WantedArgs,
 };
 use crate::base::units::Span;
 

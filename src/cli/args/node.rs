@@ -108,11 +108,9 @@ pub(in super::super) struct CancelArgs {
     pub(in super::super) json: bool,
 }
 
+/// A pin, of a model or a bundle.
 #[derive(Debug, Args)]
-pub(in super::super) struct PinArgs {
-    /// Which model: its id, or a reference of which the node has exactly one revision.
-    #[arg(value_name = "MODEL|REF")]
-    pub(in super::super) model: String,
+pub(in super::super) struct NamedPinArgs {
     /// Name of the pin; the same name replaces. Of a-z, 0-9 and -.
     #[arg(long, default_value = "manual", value_name = "NAME")]
     pub(in super::super) name: String,
@@ -125,6 +123,15 @@ pub(in super::super) struct PinArgs {
     /// Take the pin away instead.
     #[arg(long, conflicts_with_all = ["lease", "reason"])]
     pub(in super::super) remove: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in super::super) struct PinArgs {
+    /// Which model: its id, or a reference of which the node has exactly one revision.
+    #[arg(value_name = "MODEL|REF")]
+    pub(in super::super) model: String,
+    #[command(flatten)]
+    pub(in super::super) pin: NamedPinArgs,
     #[command(flatten)]
     pub(in super::super) daemon: DaemonArgs,
     /// Print the model as JSON.

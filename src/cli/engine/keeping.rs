@@ -12,16 +12,16 @@ use crate::engines::BundleRef;
 use crate::store::Pin;
 
 pub(super) async fn pin(args: EnginePinArgs) -> anyhow::Result<ExitCode> {
-    if !Pin::is_name(&args.name) {
-        let what = format!("--name {}: write 1 to 63 characters of a-z, 0-9 and -", args.name);
+    if !Pin::is_name(&args.pin.name) {
+        let what = format!("--name {}: write 1 to 63 characters of a-z, 0-9 and -", args.pin.name);
         return Err(CliError::invalid(what).into());
     }
     let library = library(&args.library, args.settings.config.as_deref(), true).await?;
     let id = find(library.as_ref(), &args.bundle).await?;
-    let bundle = if args.remove {
-        library.unpin(&id, &args.name).await?
+    let bundle = if args.pin.remove {
+        library.unpin(&id, &args.pin.name).await?
     } else {
-        library.pin(&id, &args.name, &args.reason, args.lease.map(|lease| lease.0.as_secs())).await?
+        library.pin(&id, &args.pin.name, &args.pin.reason, args.pin.lease.map(|lease| lease.0.as_secs())).await?
     };
     tell(&bundle, args.json)
 }
