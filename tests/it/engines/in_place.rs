@@ -12,7 +12,7 @@ use preheat::model::Tenant;
 use preheat::model::engine::BundleKind;
 use serde_json::Value;
 
-use super::super::support::command::{Daemon, code, json, preheat, stderr, stdout};
+use super::super::support::command::{Daemon, code, json, preheat, stderr, stdout, undisturbed};
 use super::super::support::engine::{cache, capture, key, library, signer, tree};
 use super::run::{Bench, ENGINE, is, says};
 
@@ -23,13 +23,13 @@ fn bench() -> Bench {
 }
 
 /// The engine, and then what `$THEN` says, with its cache as `$0`: another script is no other key.
-fn argv(bench: &Bench) -> Vec<String> {
-    let script = format!("python3 {ENGINE} --cache \"$0\"; eval \"$THEN\"");
+fn argv_of(bench: &Bench, engine: &str) -> Vec<String> {
+    let script = format!("python3 {engine} --cache \"$0\"; eval \"$THEN\"");
     ["sh", "-c", &script, &bench.text("cache")].map(str::to_owned).to_vec()
 }
 
 fn command(bench: &Bench, then: &str) -> Command {
-    let argv = argv(bench);
+    let argv = argv_of(bench, ENGINE);
     let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
     let mut command = bench.command("report.json", &argv);
     command.env("THEN", then);
@@ -179,13 +179,25 @@ fn where_nothing_may_be_mounted_it_is_a_link_that_nobody_can_write_through() {
             command.uid(65534).gid(65534);
         }
     };
+    // Copies: not everybody may look where they were built.
+    let (program, engine) = (bench.at("preheat"), bench.text("engine.py"));
+    std::fs::copy(preheat().get_program(), &program).unwrap();
+    std::fs::copy(ENGINE, &engine).unwrap();
     if own.is_root() {
         std::os::unix::fs::chown(bench.directory.path(), Some(65534), Some(65534)).unwrap();
     }
     let start = |more: &[&str], then: &str| {
-        let argv = argv(&bench);
-        let mut command = preheat();
-        command.args(["run", "--engine", "generic-dir", "--settle", "200ms", "--root", &bench.text("store")]);
+        let argv = argv_of(&bench, &engine);
+        let mut command = undisturbed(Command::new(&program));
+        command.current_dir(bench.directory.path()).args([
+            "run",
+            "--engine",
+            "generic-dir",
+            "--settle",
+            "200ms",
+            "--root",
+            &bench.text("store"),
+        ]);
         command.args(["--report", &bench.text("report.json"), "--view-dir", &bench.text("views")]);
         command.args(["--cache-dir", &format!("c={},in-place", bench.text("cache"))]).args(more).arg("--").args(&argv);
         command.env("HOME", bench.directory.path()).env("THEN", then);

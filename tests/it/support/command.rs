@@ -16,7 +16,7 @@ pub(crate) fn preheat_under(limit: &str) -> Command {
     undisturbed(command)
 }
 
-fn undisturbed(mut command: Command) -> Command {
+pub(crate) fn undisturbed(mut command: Command) -> Command {
     let foreign = ["PREHEAT_", "AWS_", "GOOGLE_", "GCE_", "AZURE_", "STORAGE_EMULATOR_"];
     let foreign = |name: &str| foreign.iter().any(|prefix| name.starts_with(prefix));
     // Who reads and writes is chosen for all tests at once: `PREHEAT_STORE__DISK=pool scripts/test`.
