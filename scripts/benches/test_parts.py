@@ -8,7 +8,7 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "rigs"))
 
-from bench import clients, measure, rounds, source
+from bench import capacity, clients, measure, rounds, source
 
 
 class Contents(unittest.TestCase):
@@ -62,6 +62,18 @@ class Contents(unittest.TestCase):
         self.brought.rename(self.out / "0123")
         self.source.same("client", self.out, {"0123": "a.safetensors"})
         self.refused()
+
+
+class Capacity(unittest.TestCase):
+    def test_a_node_brings_what_a_whole_fetch_cost_and_no_stage_is_free(self):
+        stages = {"socket": 0.3, "tls": 0.1, "blake3": 0.1, "sha256": 0.5, "write": 0.35, "floor": 0.9}
+        machine = {"cpu": "a processor", "cores": 2, "kernel": "6.1.0-1"}
+        scenarios = {"stages": stages, "loopback": {"clients": {"preheat fetch": {"client_cpu_per_gb": 0.8}}}}
+        told = capacity.document({"scenarios": scenarios, "machine": machine, "limits": {}})
+        # Less than the floor of another scenario, more than its stages.
+        self.assertIn("seal) | 0.05 |", told)
+        self.assertIn("| 16 | a server in the cluster (no TLS) | 3.1: link | 12.5: link | 20.0: processor |", told)
+        self.assertIn("| 16 | hub (TLS, BLAKE3, SHA-256) | 3.1: link | 11.4: processor | 11.4: processor |", told)
 
 
 class Rounds(unittest.TestCase):

@@ -23,13 +23,13 @@ fn bench() -> Bench {
 }
 
 /// The engine, and then what `$THEN` says, with its cache as `$0`: another script is no other key.
-fn argv_of(bench: &Bench, engine: &str) -> Vec<String> {
+fn argv(bench: &Bench, engine: &str) -> Vec<String> {
     let script = format!("python3 {engine} --cache \"$0\"; eval \"$THEN\"");
     ["sh", "-c", &script, &bench.text("cache")].map(str::to_owned).to_vec()
 }
 
 fn command(bench: &Bench, then: &str) -> Command {
-    let argv = argv_of(bench, ENGINE);
+    let argv = argv(bench, ENGINE);
     let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
     let mut command = bench.command("report.json", &argv);
     command.env("THEN", then);
@@ -187,20 +187,12 @@ fn where_nothing_may_be_mounted_it_is_a_link_that_nobody_can_write_through() {
         std::os::unix::fs::chown(bench.directory.path(), Some(65534), Some(65534)).unwrap();
     }
     let start = |more: &[&str], then: &str| {
-        let argv = argv_of(&bench, &engine);
+        let argv = argv(&bench, &engine);
         let mut command = undisturbed(Command::new(&program));
-        command.current_dir(bench.directory.path()).args([
-            "run",
-            "--engine",
-            "generic-dir",
-            "--settle",
-            "200ms",
-            "--root",
-            &bench.text("store"),
-        ]);
+        command.args(["run", "--engine", "generic-dir", "--settle", "200ms", "--root", &bench.text("store")]);
         command.args(["--report", &bench.text("report.json"), "--view-dir", &bench.text("views")]);
         command.args(["--cache-dir", &format!("c={},in-place", bench.text("cache"))]).args(more).arg("--").args(&argv);
-        command.env("HOME", bench.directory.path()).env("THEN", then);
+        command.current_dir(bench.directory.path()).env("HOME", bench.directory.path()).env("THEN", then);
         as_other(&mut command);
         let output = command.output().unwrap();
         (output, bench.report("report.json"))
